@@ -1,0 +1,72 @@
+"""How easydl speaks when something is wrong: what came, what was expected, what to write."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def did_you_mean(kind: str, given: Any, choices: Iterable[str]) -> str:
+    """The message for a mistyped name: the nearest match and the whole list.
+
+    Example:
+        >>> did_you_mean("loss", "msee", ["mse", "mae"])
+        "unknown loss 'msee'. Did you mean 'mse'? Choose from: mae, mse."
+    """
+    names = sorted(set(choices))
+    near = difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listing = ", ".join(names)
+    if len(listing) > 420:
+        listing = listing[:420].rsplit(",", 1)[0] + ", …"
+    return f"unknown {kind} {str(given)[:60]!r}.{hint} Choose from: {listing}."
+
+
+def look_up(kind: str, given: str, table: dict[str, Any]) -> Any:
+    """``table[given]``, case-insensitively, or a ``ValueError`` with the nearest match.
+
+    Example:
+        >>> look_up("loss", "MSE", {"mse": 1})
+        1
+    """
+    if given in table:
+        return table[given]
+    lowered = given.lower()
+    for name, value in table.items():
+        if name.lower() == lowered:
+            return value
+    raise ValueError(did_you_mean(kind, given, table))
+
+
+def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
+    """``value`` as an ``int`` that is at least ``minimum``, or an error that names the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(
+            f"{name}={value!r} was given; expected a whole number of at least {minimum}, "
+            f"for example {name}={max(minimum, 1)}."
+        )
+    number = int(value.__index__())
+    if number < minimum:
+        raise ValueError(
+            f"{name}={number} was given; expected a whole number of at least {minimum}."
+        )
+    return number
+
+
+def check_between(name: str, value: Any, low: float, high: float, *, ends: str = "[]") -> float:
+    """``value`` as a ``float`` between ``low`` and ``high``; ``ends`` as in ``"[)"``."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}={value!r} was given; expected a number between {low:g} and {high:g}."
+        ) from None
+    above = number >= low if ends[0] == "[" else number > low
+    below = number <= high if ends[1] == "]" else number < high
+    if not (above and below):
+        raise ValueError(
+            f"{name}={number:g} was given; expected a number in "
+            f"{ends[0]}{low:g}, {high:g}{ends[1]}."
+        )
+    return number
