@@ -1,0 +1,125 @@
+"""What callbacks that watch one entry of the logs share: its name, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from easydl.callbacks.base import Callback, overrides
+from easydl.errors import did_you_mean
+
+# The last word that stands here tells the direction: mean_squared_error, head_accuracy, val_auc_1.
+# fmt: off
+BETTER_WHEN_LOW = {
+    "loss", "error", "mse", "mae", "mape", "msle", "rmse", "rmsle", "crossentropy", "nll",
+    "hinge", "poisson", "divergence", "cosh", "logcosh", "huber", "perplexity", "brier", "bpd",
+    "wer", "cer",
+}
+BETTER_WHEN_HIGH = {
+    "acc", "accuracy", "auc", "auroc", "auprc", "precision", "recall", "sensitivity",
+    "specificity", "f1", "fbeta", "r2", "iou", "io", "dice", "jaccard", "similarity",
+    "correlation", "pearson", "spearman", "kappa", "mcc", "bleu", "psnr", "ssim",
+}
+# fmt: on
+
+
+class Monitor:
+    """One entry of the logs and which way is better, as Keras defines it.
+
+    Args:
+        owner: The callback's class name, for messages.
+        name: The entry, e.g. ``"val_loss"``.
+        mode: ``"min"``, ``"max"``, or ``"auto"``: by the name.
+        min_delta: What is less of a change is no improvement; its sign does not matter, as in
+            Keras.
+
+    Raises:
+        ValueError: For another ``mode``; for ``"auto"`` with a name that doesn't tell.
+    """
+
+    def __init__(self, owner: str, name: str, mode: str = "auto", min_delta: float = 0.0) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"{owner}: {did_you_mean('mode', mode, ('auto', 'min', 'max'))}")
+        if mode == "auto":
+            mode = _direction(owner, name)
+        self.owner, self.name, self.mode = owner, name, mode
+        self.min_delta = abs(min_delta)
+        self.known = (
+            False  # the entry exists, though validation_freq may leave it out of some epochs
+        )
+
+    def improves(self, value: float, reference: float | None) -> bool:
+        """Whether ``value`` beats ``reference`` by more than ``min_delta``; NaN never does."""
+        if value != value:
+            return False
+        if reference is None:
+            return True
+        if self.mode == "min":
+            return value + self.min_delta < reference
+        return value - self.min_delta > reference
+
+    def read(self, logs: Mapping[str, Any] | None) -> float | None:
+        """The entry's value, or ``None`` in an epoch without validation when others have one."""
+        logs = logs or {}
+        if self.name in logs:
+            self.known = True
+            return float(logs[self.name])
+        if not self.known:
+            self.check(logs)
+        return None
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise when the entry is not one of ``names``.
+
+        Raises:
+            ValueError: With the names there are, and the nearest.
+        """
+        names = list(names)
+        self.known = self.name in names
+        if self.known:
+            return
+        message = f"{self.owner}(monitor=…): {did_you_mean('entry', self.name, names)}"
+        if self.name.startswith("val_") and not any(name.startswith("val_") for name in names):
+            message += (
+                " There is no validation: give fit validation_data or validation_split, "
+                f"or write monitor={self.name.removeprefix('val_')!r}."
+            )
+        raise ValueError(message)
+
+
+def check_monitors(callbacks: Sequence[Callback], names: Iterable[str]) -> None:
+    """Check every ``monitor`` before training against the names that the epoch logs will have.
+
+    A callback of the user's own may write more entries into the logs (a common way to add a
+    metric): behind such a one a missing entry is refused at the end of the first epoch only.
+
+    Raises:
+        ValueError: With the names there are.
+    """
+    names = set(names)
+    more_may_come = False
+    for callback in callbacks:
+        if hasattr(callback, "check_monitor"):
+            try:
+                callback.check_monitor(names)
+            except ValueError:
+                if not more_may_come:
+                    raise
+        names |= set(getattr(callback, "adds", ()))
+        own = type(callback).__module__.startswith("easydl.callbacks.")
+        written_by_user = not own or "on_epoch_end" in vars(callback)  # the latter: LambdaCallback
+        more_may_come |= written_by_user and overrides(callback, "on_epoch_end")
+
+
+def _direction(owner: str, name: str) -> str:
+    words = name.lower().split("_")
+    if not {"neg", "negative", "minus"} & set(words):
+        for word in reversed(words):
+            if word in BETTER_WHEN_LOW:
+                return "min"
+            if word in BETTER_WHEN_HIGH:
+                return "max"
+    raise ValueError(
+        f"{owner}(monitor={name!r}) was given; the name does not tell whether low or high "
+        "is better: write mode='min' or mode='max'."
+    )
