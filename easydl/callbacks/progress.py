@@ -23,8 +23,8 @@ class ProgressBar(Callback):
     It reads the running loss and metrics, and so waits for the device, at most four times a second.
 
     Args:
-        verbose: 0 silent; 1 a bar for each epoch; 2 one line an epoch; ``"auto"`` a bar on a
-            terminal or in a notebook, else lines.
+        verbose: 0 silent; 1 a bar while an epoch runs and then its line; 2 only the line;
+            ``"auto"`` a bar on a terminal or in a notebook.
 
     Raises:
         ValueError: If ``verbose`` is something else.
@@ -118,12 +118,11 @@ class ProgressBar(Callback):
 
     def _finish(self, logs: Logs) -> None:
         if self._bar is not None:
-            self._bar.n = self._batches
-            self._bar.set_postfix_str(" · ".join(_pairs(logs)), refresh=False)
-        elif self._mode == 2:
+            self._bar.leave = False  # the line takes its place: a narrow terminal cuts a bar's text
+        self.close()
+        if self._mode != 0:
             seconds = perf_counter() - self._started
             say(" · ".join([self._label, _seconds(seconds), *_pairs(logs)]))
-        self.close()
 
 
 def say(text: str) -> None:
@@ -142,7 +141,8 @@ def _make_bar(label: str, steps: int | None) -> tqdm:
     if _in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
         kind = importlib.import_module("tqdm.auto").tqdm  # without ipywidgets it would only warn
     # file is looked up now, not when easydl was imported: notebooks and pytest replace sys.stdout.
-    layout = "{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    time = "{elapsed}" if steps is None else "{remaining} left"
+    layout = "{desc} |{bar}| {n_fmt}/{total_fmt} · " + time + "{postfix}"
     return kind(total=steps, desc=label, file=sys.stdout, dynamic_ncols=True, bar_format=layout)
 
 
