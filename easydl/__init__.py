@@ -1,0 +1,50 @@
+"""easydl: a thin, Keras-like facade over PyTorch.
+
+Example:
+    >>> import easydl as dl
+    >>> model = dl.Sequential([dl.Dense(64, activation="relu"), dl.Dense(10, activation="softmax")])
+    >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+"""
+
+from easydl import (
+    activations,
+    callbacks,
+    constraints,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    regularizers,
+    utils,
+)
+from easydl.callbacks import Callback, History
+from easydl.layers import *  # noqa: F403
+from easydl.layers import __all__ as _layer_names
+from easydl.model import Model
+from easydl.sequential import Input, Sequential
+from easydl.utils import seed
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Callback",
+    "History",
+    "Input",
+    "Model",
+    "Sequential",
+    "activations",
+    "callbacks",
+    "constraints",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+    "seed",
+    "utils",
+    *_layer_names,
+]

@@ -1,0 +1,180 @@
+"""Anything with numbers in it -> a torch tensor, or an error that says what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Tree = Any  # a tensor, or a tuple, list or dict of them
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """The tensors of a tensor, tuple, list or dict, in order; none for ``None``."""
+    if tree is None:
+        return []
+    if isinstance(tree, dict):
+        return [leaf for value in tree.values() for leaf in leaves(value)]
+    if isinstance(tree, (tuple, list)):
+        return [leaf for value in tree for leaf in leaves(value)]
+    return [tree]
+
+
+def map_tree(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
+    """``function`` applied to every tensor of a tensor, tuple, list or dict."""
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {key: map_tree(function, value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(map_tree(function, value) for value in tree)
+    return function(tree)
+
+
+def to_tensor(value: Any, what: str) -> Tensor:
+    """One array-like as a tensor of its own dtype, sharing memory where that is safe.
+
+    Args:
+        value: tensor, NumPy array of any numeric dtype and strides, pandas DataFrame or Series,
+            nested list, or list of tensors.
+        what: the argument's name, for messages.
+
+    Raises:
+        TypeError: strings, objects, dates, complex numbers, sparse matrices.
+        ValueError: ragged lists, masked entries, a single number.
+    """
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise TypeError(
+                f"{what} is a sparse tensor; expected a dense one: write {what}.to_dense()."
+            )
+        tensor = value.detach()
+    else:
+        tensor = torch.from_numpy(_to_numpy(value, what))
+    if tensor.is_complex():
+        raise TypeError(
+            f"{what} holds complex numbers; expected real ones: "
+            f"write np.stack([{what}.real, {what}.imag], axis=1)."
+        )
+    if tensor.dim() == 0:
+        raise ValueError(
+            f"{what} is the single number {tensor.item():g}; expected an array whose first axis "
+            f"counts the samples: write [[{tensor.item():g}]] for one sample with one feature."
+        )
+    return tensor
+
+
+def _to_numpy(value: Any, what: str) -> np.ndarray:
+    if hasattr(value, "toarray") and not isinstance(value, np.ndarray):
+        raise TypeError(f"{what} is a sparse matrix; expected a dense array: {what}.toarray().")
+    if hasattr(value, "columns") and hasattr(value, "to_numpy"):
+        array = _frame_to_numpy(value, what)
+    elif hasattr(value, "to_numpy"):
+        array = _column_to_numpy(value, what)
+    elif isinstance(value, (list, tuple)):
+        array = _list_to_numpy(value, what)
+    else:
+        array = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{what} has {int(np.ma.count_masked(value))} masked entries, which would be read as "
+            f"numbers; expected none: fill them with {what}.filled(…) or drop those rows."
+        )
+    if array.dtype.kind in "USO":
+        _refuse_text(array, what)
+    if array.dtype.kind in "Mm":
+        raise TypeError(
+            f"{what} holds dates ({array.dtype}); expected numbers: subtract a start date and "
+            f"divide by np.timedelta64(1, 'D')."
+        )
+    if array.dtype.kind not in "fiubc":
+        raise TypeError(f"{what} has dtype {array.dtype}; expected numbers.")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    # torch takes neither foreign byte order, negative strides nor read-only memory.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return np.require(array, requirements=["C", "W"])
+
+
+def _frame_to_numpy(frame: Any, what: str) -> np.ndarray:
+    columns = [
+        _column_to_numpy(frame[name], f"column {name!r} of {what}") for name in frame.columns
+    ]
+    if not columns:
+        raise ValueError(f"{what} is a table without columns; expected at least one.")
+    for name, column in zip(frame.columns, columns):
+        if column.dtype.kind in "USO":
+            _refuse_text(column, f"column {name!r} of {what}")
+    return np.stack(columns, axis=1)
+
+
+def _column_to_numpy(series: Any, what: str) -> np.ndarray:
+    array = series.to_numpy()
+    if array.dtype == object and getattr(series.dtype, "kind", "O") in "iufb":
+        # pandas' nullable numbers; missing entries become nan and are named by the finite check.
+        array = series.to_numpy(dtype="float64", na_value=np.nan)
+    return array
+
+
+def _list_to_numpy(values: list | tuple, what: str) -> np.ndarray:
+    if len(values) and all(isinstance(v, Tensor) for v in values):
+        values = [v.detach().cpu().numpy() for v in values]
+    try:
+        return np.asarray(values)
+    except ValueError:
+        lengths = [len(v) if hasattr(v, "__len__") else 0 for v in values]
+        raise ValueError(
+            f"{what} is a list of {len(values)} entries of different sizes "
+            f"({', '.join(map(str, lengths[:4]))}, …); expected equal ones: "
+            f"write easydl.utils.pad_sequences({what})."
+        ) from None
+
+
+def _refuse_text(array: np.ndarray, what: str) -> None:
+    flat = array.ravel()
+    example = flat[0] if flat.size else None
+    if isinstance(example, (str, bytes)):
+        raise TypeError(
+            f"{what} holds text, such as {str(example)[:40]!r}; expected numbers. Encode it: "
+            f"names, codes = np.unique({what.split()[-1]}, return_inverse=True), or "
+            "pandas.get_dummies for a column of features."
+        )
+    raise TypeError(
+        f"{what} is an object array (first entry: {type(example).__name__}); expected numbers in "
+        "one regular array. Rows of different lengths: easydl.utils.pad_sequences; "
+        "otherwise: np.asarray(…, dtype='float32')."
+    )
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raise if ``tensor`` holds nan or inf, naming the first row and column.
+
+    One vectorised pass: nan and inf survive a sum, so only a sum that is not finite is looked into.
+    """
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    if torch.isfinite(tensor.sum()):
+        return
+    bad = ~torch.isfinite(tensor)
+    if not bad.any():
+        return  # finite entries whose sum overflows
+    count = int(bad.sum())
+    first = torch.unravel_index(bad.flatten().to(torch.uint8).argmax(), tensor.shape)
+    where = [int(i) for i in first]
+    value = float(tensor[tuple(where)])
+    names = ["row", "column"] if len(where) <= 2 else ["row"] + [f"axis {i}" for i in range(1, 9)]
+    place = ", ".join(f"{name} {index}" for name, index in zip(names, where))
+    raise ValueError(
+        f"{what} holds {value} at {place} ({count} such entries in all); expected finite numbers. "
+        f"Drop those rows, or fill them: np.nan_to_num({what})."
+    )
+
+
+def cast_inputs(tensor: Tensor, dtype: torch.dtype, keep_integers: bool) -> Tensor:
+    """Inputs in the network's dtype; whole numbers stay whole (int64) for an Embedding."""
+    if keep_integers and not tensor.is_floating_point():
+        return tensor.long()
+    return tensor.to(dtype)

@@ -1,0 +1,425 @@
+"""Whatever ``fit`` is given -> one object that yields ``(inputs, targets, weights)`` on the device.
+
+``Arrays`` holds everything in memory and never runs Python per sample; ``Stream`` takes Datasets,
+DataLoaders, generators and other iterables batch by batch. Both know their number of steps (a
+stream may not) and have ``epoch(number)``, which the training loop iterates.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from easydl.data.convert import Tree, check_finite, leaves, map_tree, to_tensor
+
+CHUNK_BYTES = 8 * 2**20  # rows gathered at once: 8 MB stays in cache and amortises the call
+
+Batch = tuple[Tree, Tree, Tensor | None]
+
+
+class Arrays:
+    """Tensors in memory, cut into batches; rows are gathered 8 MB at a time.
+
+    Args:
+        inputs, targets: tensor, tuple or dict of tensors with equal first axes; targets may be
+            ``None``.
+        weights: ``(N,)`` or ``None``.
+    """
+
+    def __init__(self, inputs: Tree, targets: Tree, weights: Tensor | None):
+        self.inputs, self.targets, self.weights = inputs, targets, weights
+        self.samples = len(leaves(inputs)[0])
+        self.batching()
+
+    def batching(
+        self,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        merge_single: bool = False,
+        steps: int | None = None,
+    ) -> Arrays:
+        """Settle how batches are cut; returns self.
+
+        Args:
+            merge_single: join a last batch of one row to the batch before it (BatchNorm needs two).
+            steps: end each epoch after this many batches.
+        """
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.device, self.merge_single = torch.device(device), merge_single
+        merged = merge_single and self.samples % batch_size == 1 and self.samples > batch_size
+        available = -(-self.samples // batch_size) - merged
+        if steps is not None and steps > available:
+            raise ValueError(
+                f"steps_per_epoch={steps} was given, but {self.samples} samples in batches of "
+                f"{batch_size} make {available} steps; expected at most {available}."
+            )
+        self.steps: int | None = available if steps is None else steps
+        return self
+
+    def peek(self, rows: int = 2) -> Batch:
+        """The first rows, for building the network."""
+        return self.take(slice(0, rows))
+
+    def take(self, index: slice | Tensor) -> Batch:
+        """Some rows of everything."""
+        weights = None if self.weights is None else self.weights[index]
+        return (
+            map_tree(lambda t: t[index], self.inputs),
+            map_tree(lambda t: t[index], self.targets),
+            weights,
+        )
+
+    def split(self, train: slice | Tensor, held_out: slice | Tensor) -> tuple[Arrays, Arrays]:
+        """Two sources that share this one's memory where the rows are a range."""
+        return Arrays(*self.take(train)), Arrays(*self.take(held_out))
+
+    def order(self, epoch: int) -> Tensor | None:
+        """The rows' order in this epoch: a function of the seed and the epoch alone."""
+        if not self.shuffle:
+            return None
+        generator = torch.Generator().manual_seed((self.seed + epoch) % 2**63)
+        return torch.randperm(self.samples, generator=generator)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Batches of one epoch, on the device."""
+        batches = self._all_batches(number)
+        return batches if self.steps is None else itertools.islice(batches, self.steps)
+
+    def _all_batches(self, number: int) -> Iterator[Batch]:
+        self._move_if_it_fits()
+        order = self.order(number)
+        tensors = leaves((self.inputs, self.targets))
+        if self.weights is not None:
+            tensors = tensors + [self.weights]
+        if order is not None:
+            order = order.to(tensors[0].device)
+        row_bytes = max(sum(t[:1].numel() * t.element_size() for t in tensors), 1)
+        rows = max(CHUNK_BYTES // (row_bytes * self.batch_size), 1) * self.batch_size
+        start = 0
+        while start < self.samples:
+            stop = min(start + rows, self.samples)
+            if self.merge_single and self.samples - stop == 1:
+                stop = self.samples
+            sizes = self._sizes(stop - start)
+            columns = []
+            for tensor in tensors:
+                if order is None:
+                    chunk = tensor[start:stop]
+                else:
+                    chunk = tensor.index_select(0, order[start:stop])
+                if chunk.device != self.device:
+                    chunk = chunk.to(self.device, non_blocking=True)
+                columns.append(chunk.split(sizes))
+            yield from self._rebuild(columns)
+            start = stop
+
+    def _sizes(self, rows: int) -> list[int]:
+        full, rest = divmod(rows, self.batch_size)
+        sizes = [self.batch_size] * full
+        if rest == 1 and sizes and self.merge_single:
+            sizes[-1] += 1
+        elif rest:
+            sizes.append(rest)
+        return sizes
+
+    def _rebuild(self, columns: list) -> Iterator[Batch]:
+        """Batches in the shape of the trees; the common case costs one tuple a step."""
+        one_target = isinstance(self.targets, Tensor) or self.targets is None
+        if isinstance(self.inputs, Tensor) and one_target:
+            missing = [itertools.repeat(None)]
+            targets = columns[1:2] if self.targets is not None else missing
+            weights = columns[-1:] if self.weights is not None else missing
+            yield from zip(columns[0], *targets, *weights)
+            return
+        for parts in zip(*columns):
+            part = iter(parts)
+            yield (
+                map_tree(lambda _: next(part), self.inputs),  # noqa: B023
+                map_tree(lambda _: next(part), self.targets),  # noqa: B023
+                next(part) if self.weights is not None else None,
+            )
+
+    def _move_if_it_fits(self) -> None:
+        """On a GPU, keep all the data there if it takes less than 40 % of the free memory."""
+        if self.device.type != "cuda":
+            return
+        size = sum(t.numel() * t.element_size() for t in leaves((self.inputs, self.targets)))
+        if size < 0.4 * torch.cuda.mem_get_info(self.device)[0]:
+            self.inputs = map_tree(lambda t: t.to(self.device), self.inputs)
+            self.targets = map_tree(lambda t: t.to(self.device), self.targets)
+            self.weights = None if self.weights is None else self.weights.to(self.device)
+
+
+class Stream:
+    """Batches from a Dataset, DataLoader, generator, or any iterable of ``(x, y[, weight])``.
+
+    Args:
+        source: what the user gave.
+        what: its name in messages.
+    """
+
+    samples: int | None = None
+    inputs = targets = weights = None
+
+    def __init__(self, source: Any, what: str = "x"):
+        self.source, self.what = source, what
+        self.one_shot = hasattr(source, "__next__")
+        self._iterator: Iterator | None = None
+        self._started = 0
+        self.prepare: Callable[[Batch], Batch] | None = None
+        self.batching()
+
+    def batching(
+        self,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        merge_single: bool = False,
+        steps: int | None = None,
+    ) -> Stream:
+        """As ``Arrays.batching``; batch size and order of a loader or generator are its own."""
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.device, self.merge_single = torch.device(device), merge_single
+        self.steps = steps
+        if steps is None and not self.one_shot:
+            try:
+                length = len(self.source)
+            except TypeError:
+                return self
+            if _is_dataset(self.source):
+                length = -(-length // batch_size) - (
+                    merge_single and length % batch_size == 1 and length > batch_size
+                )
+            self.steps = length
+        return self
+
+    @property
+    def brings_its_order(self) -> bool:
+        """Whether the order of the samples is the source's own: all but a Dataset's."""
+        return not _is_dataset(self.source)
+
+    def peek(self, rows: int = 2) -> Batch:
+        """The first rows of the first batch, which is kept for the first epoch."""
+        iterator = self._start(0) if self._iterator is None else self._iterator
+        try:
+            first = next(iterator)
+        except StopIteration:
+            raise ValueError(
+                f"{self.what} gave no batch; expected at least one (inputs, targets)."
+            ) from None
+        self._iterator = itertools.chain([first], iterator)
+        x, y, w = first
+        cut = lambda t: t[:rows]  # noqa: E731
+        return map_tree(cut, x), map_tree(cut, y), None if w is None else w[:rows]
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Batches of one epoch, checked on the CPU, then on the device."""
+        batches = self._iterator if self._iterator is not None else self._start(number)
+        self._iterator = None
+        if self.merge_single:
+            batches = _merge_last_single(batches)
+        count = 0
+        for batch in batches:
+            if self.prepare is not None:
+                batch = self.prepare(batch)
+            yield map_tree(self._to_device, batch)
+            count += 1
+            if self.steps is not None and count == self.steps:
+                if self.one_shot:
+                    self._iterator = batches
+                return
+        if count == 0 and self._started > 1:
+            raise ValueError(
+                f"{self.what} gave no batch in epoch {number + 1}: a generator runs only once. "
+                f"Give a function that makes one, such as fit(lambda: batches()), a list of "
+                "batches, or steps_per_epoch with an endless generator."
+            )
+        if self.steps is not None and count < self.steps:
+            raise ValueError(
+                f"{self.what} ended after {count} batches in epoch {number + 1}; expected "
+                f"{self.steps} (steps_per_epoch or its length). Write steps_per_epoch={count}, or "
+                "let the generator go on."
+            )
+
+    def _start(self, number: int) -> Iterator[Batch]:
+        self._started += 1
+        source = self.source
+        if callable(source) and not hasattr(source, "__iter__"):
+            source = source()
+        if _is_dataset(source):
+            source = self._loader(source, number)
+        elif hasattr(source, "on_epoch_end") and hasattr(source, "__getitem__"):
+            source = (source[i] for i in range(len(source)))  # Keras's Sequence
+        return (_unpack(item, self.what) for item in source)
+
+    def _loader(self, dataset: Dataset, number: int) -> DataLoader:
+        generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
+        if isinstance(dataset, IterableDataset):
+            return DataLoader(dataset, batch_size=self.batch_size, generator=generator)
+        order = range(len(dataset))  # type: ignore[arg-type]
+        if self.shuffle:
+            order = torch.randperm(len(order), generator=generator).tolist()  # type: ignore
+        return DataLoader(
+            dataset, batch_size=self.batch_size, sampler=order, generator=generator
+        )  # type: ignore[arg-type]
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+
+def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x") -> Arrays | Stream:
+    """Read what ``fit``, ``evaluate`` or ``predict`` was given.
+
+    Args:
+        x: array-like, tuple or dict of array-likes (several inputs), Dataset, DataLoader,
+            generator, iterable or function returning one.
+        y, sample_weight: array-likes, for array-like ``x`` only.
+        what: name of ``x`` in messages (``"x"`` or ``"validation_data"``).
+
+    Raises:
+        ValueError: different lengths, no rows.
+        TypeError: nothing that can be read.
+    """
+    if isinstance(x, TensorDataset) and y is None:
+        x, y, sample_weight = _unpack(list(x.tensors), what)
+    if _is_stream(x, y):
+        for name, value in (("y", y), ("sample_weight", sample_weight)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} was given beside a {type(x).__name__}, which brings its own; "
+                    f"expected {name}=None: let it yield (inputs, targets[, weights])."
+                )
+        return Stream(x, what)
+    if x is None:
+        raise ValueError(f"{what}=None was given; expected an array, a Dataset or batches.")
+    inputs = read_tree(x, what, y)
+    targets = None if y is None else read_tree(y, "y")
+    weights = None if sample_weight is None else to_tensor(sample_weight, "sample_weight")
+    _check_lengths(inputs, targets, weights, what)
+    for tensor in leaves(inputs):
+        check_finite(tensor, what)
+    for tensor in leaves(targets):
+        check_finite(tensor, "y")
+    if weights is not None:
+        check_weights(weights)
+        weights = weights.float().reshape(-1)
+    return Arrays(inputs, targets, weights)
+
+
+def read_tree(value: Any, what: str, y: Any = None) -> Tree:
+    """Array-likes -> tensors; a tuple or dict is several inputs, a list of arrays too.
+
+    A list of arrays is one array of samples where its length is that of ``y``.
+    """
+    if isinstance(value, dict):
+        return {key: to_tensor(part, f"{what}[{key!r}]") for key, part in value.items()}
+    if isinstance(value, (tuple, list)) and value and all(_is_array(part) for part in value):
+        samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
+        one_array = samples == len(value) and any(len(part) != samples for part in value)
+        if not one_array and all(getattr(part, "ndim", 1) for part in value):
+            return tuple(to_tensor(part, f"{what}[{i}]") for i, part in enumerate(value))
+    return to_tensor(value, what)
+
+
+def check_weights(weights: Tensor) -> None:
+    """Sample weights are one finite number ≥ 0 a sample."""
+    check_finite(weights, "sample_weight")
+    if weights.dim() > 1 and weights.numel() != len(weights):
+        raise ValueError(
+            f"sample_weight has shape {tuple(weights.shape)}; expected one number a sample, (N,)."
+        )
+    if weights.numel() and float(weights.min()) < 0:
+        raise ValueError(
+            f"sample_weight has the value {float(weights.min()):g}; expected numbers ≥ 0."
+        )
+
+
+def _check_lengths(inputs: Tree, targets: Tree, weights: Tensor | None, what: str) -> None:
+    lengths = [(what, len(t)) for t in leaves(inputs)] + [("y", len(t)) for t in leaves(targets)]
+    if weights is not None:
+        lengths.append(("sample_weight", len(weights)))
+    if not lengths:
+        raise ValueError(f"{what} holds no array; expected at least one.")
+    first = lengths[0]
+    for other in lengths[1:]:
+        if other[1] != first[1]:
+            raise ValueError(
+                f"{first[0]} has {first[1]} samples but {other[0]} has {other[1]}; expected the "
+                "same first axis."
+            )
+    if first[1] == 0:
+        raise ValueError(f"{what} is empty (0 samples); expected at least one.")
+    for tensor in leaves(inputs):
+        if tensor.numel() == 0:
+            raise ValueError(
+                f"{what} has shape {tuple(tensor.shape)}, which holds no number; expected at "
+                "least one feature."
+            )
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "ndim") or hasattr(value, "to_numpy")
+
+
+def _is_dataset(value: Any) -> bool:
+    if isinstance(value, (Dataset, IterableDataset)):
+        return True
+    plain = isinstance(value, (list, tuple, dict, str, DataLoader)) or _is_array(value)
+    indexed = hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    return not plain and indexed and not hasattr(value, "on_epoch_end")
+
+
+def _is_stream(x: Any, y: Any) -> bool:
+    if isinstance(x, (Dataset, DataLoader)):
+        return True
+    if isinstance(x, (dict, str, bytes, int, float)) or _is_array(x) or hasattr(x, "toarray"):
+        return False
+    if isinstance(x, (list, tuple)):  # a list of (x, y) batches
+        pairs = all(isinstance(b, (list, tuple)) and len(b) in (2, 3) for b in x)
+        return bool(x) and y is None and pairs and all(_is_array(b[0]) for b in x)
+    return hasattr(x, "__iter__") or hasattr(x, "__getitem__") or callable(x)
+
+
+def _unpack(item: Any, what: str) -> Batch:
+    """``(x,)``, ``(x, y)``, ``(x, y, weight)`` or a bare ``x`` as tensors."""
+    x, y, weight = item, None, None
+    if isinstance(item, (tuple, list)):
+        if len(item) not in (1, 2, 3):
+            raise ValueError(
+                f"{what} gave a batch of {len(item)} parts; expected (inputs, targets) or "
+                "(inputs, targets, weights). Several inputs stand in one tuple: ((a, b), y)."
+            )
+        x, y, weight = (*item, None, None)[:3]
+    inputs = read_tree(x, f"inputs of {what}")
+    targets = None if y is None else read_tree(y, f"targets of {what}")
+    weights = None if weight is None else to_tensor(weight, f"weights of {what}").float()
+    _check_lengths(inputs, targets, weights, f"a batch of {what}")
+    return inputs, targets, weights
+
+
+def _merge_last_single(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Join a last batch of one row to the one before it, which waits one step for that."""
+    held: Batch | None = None
+    for batch in batches:
+        if held is None:
+            held = batch
+        elif len(leaves(batch)[0]) > 1:
+            yield held
+            held = batch
+        else:
+            held = _join(held, batch)
+    if held is not None:
+        yield held
+
+
+def _join(first: Batch, second: Batch) -> Batch:
+    rest = iter(leaves(second))
+    return map_tree(lambda t: torch.cat([t, next(rest)]), first)

@@ -1,0 +1,404 @@
+"""Losses by Keras's names, as functions in torch's order ``(y_pred, y_true)``.
+
+Every function takes ``reduction="mean"`` (a scalar: the mean over samples and positions) or
+``reduction="none"`` (one number a sample, shape ``(N,)``). Crossentropies are in nats. Any torch
+loss and any callable ``(y_pred, y_true) -> tensor`` can be given to ``compile`` instead of a name.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from easydl.errors import check_between, look_up
+
+EPSILON = 1e-7  # Keras's fuzz factor, the bound of probabilities inside a logarithm
+
+
+def _reduce(values: Tensor, reduction: str) -> Tensor:
+    return values.mean() if reduction == "mean" else values.flatten(1).mean(1)
+
+
+def mean_squared_error(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """Mean of ``(y_pred − y_true)²``.
+
+    Example:
+        >>> mean_squared_error(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+        tensor(4.)
+    """
+    if reduction == "mean":
+        return F.mse_loss(y_pred, y_true)
+    return _reduce((y_pred - y_true) ** 2, reduction)
+
+
+def mean_absolute_error(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """Mean of ``|y_pred − y_true|``."""
+    return _reduce((y_pred - y_true).abs(), reduction)
+
+
+def mean_absolute_percentage_error(
+    y_pred: Tensor, y_true: Tensor, reduction: str = "mean"
+) -> Tensor:
+    """Mean of ``100·|y_true − y_pred| / max(|y_true|, 1e-7)``, in percent."""
+    return _reduce(100 * ((y_true - y_pred) / y_true.abs().clamp_min(EPSILON)).abs(), reduction)
+
+
+def mean_squared_logarithmic_error(
+    y_pred: Tensor, y_true: Tensor, reduction: str = "mean"
+) -> Tensor:
+    """Mean of ``(log(1 + y_true) − log(1 + y_pred))²``, both bounded below by 1e-7."""
+    first, second = y_pred.clamp_min(EPSILON).log1p(), y_true.clamp_min(EPSILON).log1p()
+    return _reduce((first - second) ** 2, reduction)
+
+
+def huber(
+    y_pred: Tensor, y_true: Tensor, reduction: str = "mean", *, delta: float = 1.0
+) -> Tensor:
+    """Huber's loss: ½e² where ``|e| ≤ delta``, else ``delta·(|e| − ½delta)``.
+
+    Reference: P. J. Huber, 1964, "Robust estimation of a location parameter".
+    """
+    return _reduce(F.huber_loss(y_pred, y_true, reduction="none", delta=delta), reduction)
+
+
+def log_cosh(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """Mean of ``log(cosh(e))``, computed as ``|e| + log(1 + exp(−2|e|)) − log 2``."""
+    error = (y_pred - y_true).abs()
+    return _reduce(error + F.softplus(-2 * error) - 0.6931471805599453, reduction)
+
+
+def poisson(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """Poisson loss ``y_pred − y_true·log(y_pred + 1e-7)`` for predicted rates."""
+    return _reduce(y_pred - y_true * (y_pred + EPSILON).log(), reduction)
+
+
+def kl_divergence(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """Kullback–Leibler divergence ``Σ y_true·log(y_true / y_pred)`` over the last axis, nats."""
+    p, q = y_true.clamp(EPSILON, 1.0), y_pred.clamp(EPSILON, 1.0)
+    return _reduce_positions((p * (p / q).log()).sum(-1), reduction)
+
+
+def cosine_similarity(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """Minus the cosine of the angle between rows: −1 means equal directions."""
+    return _reduce_positions(-F.cosine_similarity(y_pred, y_true, dim=-1), reduction)
+
+
+def hinge(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """Mean of ``max(1 − y_true·y_pred, 0)`` for targets −1 and 1."""
+    return _reduce((1 - y_true * y_pred).clamp_min(0), reduction)
+
+
+def squared_hinge(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """Mean of ``max(1 − y_true·y_pred, 0)²`` for targets −1 and 1."""
+    return _reduce((1 - y_true * y_pred).clamp_min(0) ** 2, reduction)
+
+
+def categorical_hinge(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    """``max(1 + max over wrong classes − right class, 0)`` for one-hot targets."""
+    right = (y_true * y_pred).sum(-1)
+    wrong = ((1 - y_true) * y_pred).amax(-1)
+    return _reduce_positions((1 + wrong - right).clamp_min(0), reduction)
+
+
+def _reduce_positions(values: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return values.mean()
+    return values if values.dim() == 1 else values.flatten(1).mean(1)
+
+
+class Loss:
+    """A loss with its arguments; called as torch's losses are.
+
+    Subclass it for a loss with options, or pass any callable ``(y_pred, y_true)`` to ``compile``.
+
+    Args:
+        function: one of this module's functions, or yours with a ``reduction`` argument.
+        name: shown in messages.
+        options: further arguments of ``function``.
+
+    Shape: ``y_pred`` and ``y_true`` as the function's; the result is a scalar, or ``(N,)``.
+    """
+
+    crossentropy: str | None = None  # "categorical" or "binary"
+    from_logits = False
+
+    def __init__(self, function: Callable[..., Tensor], name: str, **options: Any):
+        self.function, self.name, self.options = function, name, options
+
+    def __call__(self, y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+        return self.function(y_pred, y_true, reduction=reduction, **self.options)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+        return f"<loss {self.name}({inside})>"
+
+
+class CategoricalCrossentropy(Loss):
+    """Crossentropy of one label among K: ``−Σ_k y_k log p_k``, nats per sample.
+
+    Takes class indices or one-hot (soft) targets alike. In ``fit`` it is computed from the logits
+    by torch's fused kernel whenever the last layer ends in softmax or in nothing at all.
+
+    Args:
+        from_logits: the outputs are raw scores, softmax is part of the loss.
+        label_smoothing: share of the target given to all classes alike, 0 ≤ s < 1.
+
+    Shape: outputs ``(N, …, K)``; targets ``(N, …)`` indices or ``(N, …, K)``.
+
+    Example:
+        >>> loss = CategoricalCrossentropy(from_logits=True)
+        >>> round(float(loss(torch.zeros(1, 2), torch.tensor([1]))), 4)
+        0.6931
+    """
+
+    crossentropy = "categorical"
+
+    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0):
+        self.from_logits = from_logits
+        self.label_smoothing = check_between("label_smoothing", label_smoothing, 0, 1, ends="[)")
+        self.name = "categorical_crossentropy"
+        self.options = {"from_logits": from_logits, "label_smoothing": label_smoothing}
+
+    def __call__(self, y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+        logits = y_pred if self.from_logits else y_pred.clamp(EPSILON, 1 - EPSILON).log()
+        if logits.dim() > 2:  # torch wants the classes at axis 1
+            logits = logits.movedim(-1, 1)
+            y_true = y_true.movedim(-1, 1) if y_true.is_floating_point() else y_true
+        smoothing = self.label_smoothing
+        if self.from_logits:
+            if reduction == "mean":
+                return F.cross_entropy(logits, y_true, label_smoothing=smoothing)
+            loss = F.cross_entropy(logits, y_true, reduction="none", label_smoothing=smoothing)
+            return _reduce_positions(loss, reduction)
+        # Clipped probabilities need no second normalisation.
+        if not y_true.is_floating_point():
+            y_true = F.one_hot(y_true, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+        if smoothing:
+            y_true = y_true * (1 - smoothing) + smoothing / logits.shape[1]
+        return _reduce_positions(-(y_true * logits).sum(1), reduction)
+
+
+class SparseCategoricalCrossentropy(CategoricalCrossentropy):
+    """Crossentropy of one label among K, for targets that are class indices; the same loss."""
+
+    def __init__(self, from_logits: bool = False):
+        super().__init__(from_logits)
+        self.name = "sparse_categorical_crossentropy"
+        self.options = {"from_logits": from_logits}
+
+
+class BinaryCrossentropy(Loss):
+    """Crossentropy of independent yes/no targets: ``−y log p − (1−y) log(1−p)``, mean, nats.
+
+    In ``fit`` it is computed from the logits whenever the last layer ends in sigmoid or in nothing.
+
+    Args:
+        from_logits: the outputs are raw scores, the sigmoid is part of the loss.
+        label_smoothing: pulls targets towards ½, 0 ≤ s < 1.
+
+    Shape: outputs and targets alike, ``(N,)``, ``(N, 1)`` or ``(N, …)``.
+    """
+
+    crossentropy = "binary"
+
+    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0):
+        self.from_logits = from_logits
+        self.label_smoothing = check_between("label_smoothing", label_smoothing, 0, 1, ends="[)")
+        self.name = "binary_crossentropy"
+        self.options = {"from_logits": from_logits, "label_smoothing": label_smoothing}
+
+    def __call__(self, y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+        if self.label_smoothing:
+            y_true = y_true * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+        if self.from_logits:
+            if reduction == "mean":
+                return F.binary_cross_entropy_with_logits(y_pred, y_true)
+            loss = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
+        else:
+            p = y_pred.clamp(EPSILON, 1 - EPSILON)
+            loss = -(y_true * p.log() + (1 - y_true) * (1 - p).log())
+        return _reduce_positions(loss, reduction)
+
+
+class Huber(Loss):
+    """Huber's loss with its bend at ``delta``."""
+
+    def __init__(self, delta: float = 1.0):
+        super().__init__(huber, "huber", delta=check_between("delta", delta, 0, 1e30, ends="(]"))
+
+
+def _simple(function: Callable[..., Tensor]) -> Callable[[], Loss]:
+    return lambda: Loss(function, function.__name__)
+
+
+MeanSquaredError = _simple(mean_squared_error)
+MeanAbsoluteError = _simple(mean_absolute_error)
+MeanAbsolutePercentageError = _simple(mean_absolute_percentage_error)
+MeanSquaredLogarithmicError = _simple(mean_squared_logarithmic_error)
+LogCosh = _simple(log_cosh)
+Poisson = _simple(poisson)
+KLDivergence = _simple(kl_divergence)
+CosineSimilarity = _simple(cosine_similarity)
+Hinge = _simple(hinge)
+SquaredHinge = _simple(squared_hinge)
+CategoricalHinge = _simple(categorical_hinge)
+
+#: name -> what makes the loss; Keras's names and their short forms.
+NAMES: dict[str, Callable[[], Loss]] = {
+    "mean_squared_error": MeanSquaredError,
+    "mse": MeanSquaredError,
+    "mean_absolute_error": MeanAbsoluteError,
+    "mae": MeanAbsoluteError,
+    "mean_absolute_percentage_error": MeanAbsolutePercentageError,
+    "mape": MeanAbsolutePercentageError,
+    "mean_squared_logarithmic_error": MeanSquaredLogarithmicError,
+    "msle": MeanSquaredLogarithmicError,
+    "huber": Huber,
+    "log_cosh": LogCosh,
+    "logcosh": LogCosh,
+    "poisson": Poisson,
+    "kl_divergence": KLDivergence,
+    "kld": KLDivergence,
+    "cosine_similarity": CosineSimilarity,
+    "hinge": Hinge,
+    "squared_hinge": SquaredHinge,
+    "categorical_hinge": CategoricalHinge,
+    "categorical_crossentropy": CategoricalCrossentropy,
+    "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
+    "binary_crossentropy": BinaryCrossentropy,
+}
+
+
+def get(spec: Any) -> Any:
+    """A name, class, function, torch loss or callable as a callable ``(y_pred, y_true)``.
+
+    A function whose parameters are called ``(y_true, y_pred)``, as Keras writes them, is called in
+    that order: the names leave no doubt.
+
+    Raises:
+        ValueError: an unknown name, with the nearest one.
+        TypeError: anything that cannot be called.
+    """
+    if isinstance(spec, str):
+        return look_up("loss", spec, NAMES)()
+    if isinstance(spec, type) and issubclass(spec, (Loss, nn.Module)):
+        return spec()
+    if spec in NAMES.values():
+        return spec()
+    if not callable(spec):
+        raise TypeError(
+            f"loss={spec!r} was given; expected a name such as 'mse', a torch loss such as "
+            "nn.CrossEntropyLoss(), or a function (y_pred, y_true) -> tensor."
+        )
+    if inspect.isfunction(spec):
+        names = list(inspect.signature(spec).parameters)[:2]
+        if names == ["y_true", "y_pred"]:
+            return lambda y_pred, y_true: spec(y_true, y_pred)
+        if spec.__module__ == __name__:
+            return Loss(spec, spec.__name__)
+    return spec
+
+
+def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same loss giving one number a sample, ``(N,)``, for sample and class weights.
+
+    Raises (when called):
+        ValueError: a callable that gives only a batch mean, which no sample weight can reach.
+    """
+    if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
+        loss = copy.copy(loss)
+        loss.reduction = "none"
+    name = getattr(loss, "__name__", type(loss).__name__)
+
+    def values_of(y_pred: Tensor, y_true: Tensor) -> Tensor:
+        if isinstance(loss, Loss):
+            values = loss(y_pred, y_true, reduction="none")
+        else:
+            values = loss(y_pred, y_true)
+        if values.dim() == 0:
+            raise ValueError(
+                f"the loss {name} returned one number for a batch of {len(y_pred)}; sample and "
+                "class weights need one a sample: return a tensor of shape (N,), or use a torch "
+                "loss or a name."
+            )
+        return values.flatten(1).mean(1) if values.dim() > 1 else values
+
+    return values_of
+
+
+def denominator(loss: Any, y_true: Tensor) -> Tensor | None:
+    """What torch divided a batch's loss by, where that is not the number of samples.
+
+    ``nn.CrossEntropyLoss`` with ``weight`` or ``ignore_index`` divides by the weights of the
+    targets it counts; averaging such batches by their size would be wrong. ``None`` elsewhere.
+    """
+    if not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or loss.reduction != "mean":
+        return None
+    if y_true.is_floating_point():
+        return None
+    counted = y_true != loss.ignore_index
+    if loss.weight is None:
+        return counted.sum()
+    return loss.weight[y_true.clamp_min(0)].where(counted, 0).sum()
+
+
+def is_index_loss(loss: Any) -> bool:
+    """Whether a torch loss takes class indices."""
+    return isinstance(
+        loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+    ) or loss in (F.cross_entropy, F.nll_loss)
+
+
+def is_elementwise(loss: Any) -> bool:
+    """Whether the loss compares outputs and targets of one shape."""
+    if isinstance(loss, Loss):
+        return loss.crossentropy != "categorical"
+    return isinstance(loss, ELEMENTWISE) or loss in (
+        F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy,
+        F.binary_cross_entropy_with_logits,
+    )  # fmt: skip
+
+
+ELEMENTWISE = (
+    nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss,
+    nn.KLDivLoss, nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.MultiLabelSoftMarginLoss,
+)  # fmt: skip
+
+__all__ = [
+    "NAMES",
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "CategoricalHinge",
+    "CosineSimilarity",
+    "Hinge",
+    "Huber",
+    "KLDivergence",
+    "LogCosh",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
+    "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
+    "Poisson",
+    "SparseCategoricalCrossentropy",
+    "SquaredHinge",
+    "categorical_hinge",
+    "cosine_similarity",
+    "get",
+    "hinge",
+    "huber",
+    "kl_divergence",
+    "log_cosh",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_error",
+    "mean_squared_logarithmic_error",
+    "poisson",
+    "squared_hinge",
+]

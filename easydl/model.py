@@ -1,0 +1,681 @@
+"""``Model``: compile, fit, evaluate, predict — each a few lines that call the rooms below."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from easydl import saving
+from easydl.callbacks import Callback, History, ProgressBar
+from easydl.callbacks import get as get_callback
+from easydl.data import Arrays, Stream, as_source
+from easydl.data.convert import Tree, leaves
+from easydl.errors import check_positive_int, did_you_mean
+from easydl.training import prepare
+from easydl.training.compiled import Compiled
+from easydl.training.loop import batch_hooks, run_epochs
+from easydl.training.step import test_step, train_step, update_weights
+from easydl.training.trainable import hold_frozen_batchnorm, set_trainable, sync_trainable
+
+
+class Model(nn.Module):
+    """Any network with Keras's ``compile``, ``fit``, ``evaluate`` and ``predict``.
+
+    Wrap what you have, ``Model(network)``, or subclass it and write ``forward``. It stays an
+    ``nn.Module``: ``model(x)``, ``model.parameters()``, hooks and ``state_dict`` (whose keys are
+    the wrapped network's own) work as ever. Only ``nn.Module.compile`` is replaced, by Keras's;
+    torch's compiler is ``compile(..., jit=True)``.
+
+    Override ``compute_loss`` where the loss is not a function of outputs and targets alone.
+
+    Args:
+        network: the module to train; ``None`` in a subclass with its own ``forward``.
+        name: shown by ``summary``.
+
+    Raises:
+        TypeError: ``network`` is not an ``nn.Module``.
+
+    Example:
+        >>> import easydl as dl
+        >>> dl.seed(0)
+        >>> model = dl.Model(nn.Linear(3, 1))
+        >>> model.compile("sgd", "mse")
+        >>> history = model.fit(torch.ones(8, 3), torch.ones(8), epochs=20, verbose=0)
+        >>> history.history["loss"][-1] < history.history["loss"][0]
+        True
+    """
+
+    network: nn.Module | None
+
+    def __init__(self, network: nn.Module | None = None, *, name: str | None = None):
+        super().__init__()
+        self.name = name or type(self).__name__.lower()
+        self.network = network
+        self.history: History | None = None
+        self.stop_training = False
+        self.given_input_shape: tuple[int, ...] | None = None
+        self._compiled: Any = None
+        self._has_learned = network is not None
+        if network is not None:
+            if not isinstance(network, nn.Module):
+                raise TypeError(
+                    f"Model({type(network).__name__}) was given; expected an nn.Module. For a list "
+                    "of layers write easydl.Sequential([...])."
+                )
+            # A wrapper must not show in the keys: checkpoints of the bare network fit.
+            self.register_state_dict_post_hook(_drop_prefix)
+            self.register_load_state_dict_pre_hook(_add_prefix)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The network's outputs."""
+        if self.network is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no forward; expected a method "
+                "forward(self, x) in the subclass, or Model(network)."
+            )
+        return self.network(*inputs, **named)
+
+    def train(self, mode: bool = True) -> Model:
+        """torch's switch, except that frozen BatchNorms stay in inference mode."""
+        super().train(mode)
+        if mode:
+            hold_frozen_batchnorm(self)
+        return self
+
+    # -- compile -----------------------------------------------------------------------------
+
+    def compile(  # type: ignore[override]
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "float32",
+        jit: bool = False,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        accumulate: int = 1,
+        schedule: Any = None,
+        strict: bool = True,
+    ) -> None:
+        """Say how to train; resets the optimizer's state, not the weights.
+
+        Args:
+            optimizer: name, ``easydl.optimizers`` object, ``torch.optim`` class or instance.
+            loss: name, torch loss, or callable ``(y_pred, y_true) -> tensor``; a list or dict for
+                several outputs. Crossentropies by name train on the logits, whether the network
+                ends in softmax/sigmoid or in nothing.
+            loss_weights: each output's factor in the total, list or dict.
+            metrics: names, ``easydl.metrics`` objects or callables; a dict or nested list by output.
+            weighted_metrics: the same, with sample and class weights applied.
+            device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
+            precision: ``"float32"``, or mixed ``"bfloat16"`` or ``"float16"`` by autocast.
+            jit: compile loss and network by ``torch.compile``; falls back aloud.
+            clip_norm: largest norm of all gradients together.
+            clip_value: largest size of each gradient entry.
+            accumulate: batches per weight update, as one batch of their joint size.
+            schedule: learning-rate schedule of ``easydl.optimizers.schedules``, or a callable
+                ``optimizer -> torch scheduler`` (stepped once an epoch).
+            strict: ``False`` lets suspicious pairings and nan pass; the only way past a refusal.
+
+        Raises:
+            ValueError, TypeError: an unknown name, with the nearest one; a value out of range.
+        """
+        self._compiled = Compiled(
+            optimizer, loss, metrics, weighted_metrics, loss_weights, device, precision, jit,
+            clip_norm, clip_value, accumulate, schedule, strict,
+        )  # fmt: skip
+        if self.is_built:
+            self.to(self._compiled.device)
+            self._compiled.know_parameters(self)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The torch optimizer; ``None`` before ``compile`` or before the weights exist."""
+        return self._compiled.optimizer if self._compiled is not None else None
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's learning rate; assigning sets it for every parameter group."""
+        return self._require_optimizer().param_groups[0]["lr"]
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        for group in self._require_optimizer().param_groups:
+            group["lr"] = value
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        first = next(iter(self.parameters()), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def compute_loss(self, x: Any, y: Any, sample_weight: Tensor | None = None) -> tuple:
+        """The loss of one batch and the outputs; override it for a loss of your own.
+
+        A model family puts its whole objective here, and ``fit``, callbacks and history serve it.
+        It may return a third value, a dict of named parts such as ``{"kl_loss": tensor}``, which
+        are logged beside the loss. ``y`` is ``None`` where ``fit`` was given no targets.
+
+        Returns:
+            ``(loss, outputs)`` or ``(loss, outputs, parts)``; the loss is a scalar, a mean per
+            sample.
+        """
+        state = self._compiled
+        outputs = self._call(x)
+        if len(state.heads) == 1:
+            loss = state.heads[0].compute(outputs, y, sample_weight)
+            if state.penalties or state.active:
+                loss = loss + self.penalty()
+            return loss, outputs
+        parts = {
+            f"{head.name}_loss": head.compute(output, target, sample_weight)
+            for head, output, target in zip(state.heads, leaves(outputs), leaves(y))
+        }
+        loss = sum(head.weight * part for head, part in zip(state.heads, parts.values()))
+        if state.penalties or state.active:
+            loss = loss + self.penalty()
+        return loss, outputs, parts
+
+    def penalty(self) -> Tensor:
+        """The regularisers' sum: of the weights, and of the activities of the last forward pass."""
+        state = self._compiled
+        terms = [regularizer(parameter) for parameter, regularizer in state.penalties]
+        terms += [layer.activity_penalty for layer in state.active]
+        return sum(terms[1:], terms[0])
+
+    def _call(self, x: Any) -> Any:
+        if type(x) is tuple:
+            return self(*x)
+        if type(x) is dict:
+            return self(**x) if self._takes_keywords(x) else self(x)
+        return self(x, logits=True) if self._compiled.use_logits else self(x)
+
+    def _takes_keywords(self, x: dict) -> bool:
+        network = self if self.network is None else self.network
+        return set(x) <= set(inspect.signature(network.forward).parameters)
+
+    # -- fit, evaluate, predict ---------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int = 32,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+        *,
+        split: str = "tail",
+    ) -> History:
+        """Train; called again, it goes on from where it was.
+
+        Args:
+            x: arrays (NumPy, pandas, lists, tensors; a tuple or dict for several inputs), a torch
+                Dataset or DataLoader, a generator, an iterable of ``(x, y[, weight])``, or a
+                function that returns one.
+            y: targets; ``None`` where ``x`` brings them.
+            batch_size: rows a step; a DataLoader or generator has its own.
+            epochs: the number of the last epoch.
+            verbose: 0 silent, 1 a bar, 2 a line an epoch, ``"auto"`` 1 on a terminal, else 2.
+            callbacks: ``easydl.callbacks`` objects or functions ``f(epoch, logs)``.
+            validation_split: share of the rows held out, see ``split``.
+            validation_data: ``(x, y)``, ``(x, y, weight)`` or anything that ``x`` may be.
+            shuffle: a new order of the rows every epoch.
+            class_weight: ``{class: factor}``, or ``"balanced"`` (N / (K · count)); the loss is
+                ``mean(w·loss)``. Not applied to validation.
+            sample_weight: ``(N,)``, each row's factor.
+            initial_epoch: the number of the first epoch, from 0.
+            steps_per_epoch, validation_steps: batches an epoch, where the source does not end.
+            validation_batch_size: rows a step in validation; chosen by the library by default.
+            validation_freq: validate every so many epochs.
+            split: ``"tail"`` (Keras: the last rows), ``"random"`` or ``"stratified"``.
+
+        Returns:
+            ``History``: ``.history`` (lists of floats by name), ``.epoch``, ``.params``.
+
+        Raises:
+            ValueError, TypeError: whatever would make the numbers wrong, before the first step.
+            FloatingPointError: the loss became nan or inf; names the epoch and the batch.
+        """
+        state = self._require_compiled("fit")
+        check_positive_int("batch_size", batch_size)
+        check_positive_int("epochs", epochs)
+        check_positive_int("initial_epoch", initial_epoch, minimum=0)
+        check_positive_int("validation_freq", validation_freq)
+        for name, steps in (("steps_per_epoch", steps_per_epoch), ("validation_steps", validation_steps)):  # fmt: skip
+            if steps is not None:
+                check_positive_int(name, steps)
+        self._use_device()
+        source = as_source(x, y, sample_weight)
+        prepare.get_ready(self, source, class_weight=None)
+        random_rows = split != "tail" and validation_split
+        draws = isinstance(source, Arrays) or not source.brings_its_order
+        seed = int(torch.randint(2**62, ())) if draws and (shuffle or random_rows) else 0
+        source, validation = prepare.hold_out(
+            self, source, validation_data, validation_split, split, seed
+        )
+        prepare.apply_class_weight(self, source, class_weight)
+        merge = prepare.needs_two_rows(self, batch_size, source)
+        source.batching(
+            batch_size, shuffle, seed, state.device, merge_single=merge, steps=steps_per_epoch
+        )
+        if validation is not None:
+            rows = validation_batch_size or prepare.rows_per_pass(validation, batch_size)
+            validation.batching(rows, False, 0, state.device, steps=validation_steps)
+        self.history = History()
+        hooks = self._connect([self.history, *as_list(callbacks)], verbose, epochs, source.steps)
+        prepare.check_monitors(hooks, state, validation is not None)
+        if verbose != 0:
+            prepare.say_what_will_be_done(self, source, validation, epochs - initial_epoch)
+        self.stop_training = False
+        state.trained = self._has_learned = True
+        run_epochs(self, source, validation, hooks, epochs, initial_epoch, validation_freq)
+        return self.history
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Loss and metrics on data; the mean over all samples, whatever the batch size.
+
+        Args:
+            x, y, sample_weight: as in ``fit``.
+            batch_size: rows at a time; chosen by the library by default.
+            steps: batches to take, where the source does not end.
+            return_dict: names with the numbers.
+
+        Returns:
+            ``[loss, *metrics]`` in the order of ``compile``; a float without metrics; or a dict.
+        """
+        state = self._require_compiled("evaluate")
+        self._use_device()
+        source = as_source(x, y, sample_weight)
+        prepare.get_ready(self, source)
+        rows = batch_size or prepare.rows_per_pass(source)
+        source.batching(check_positive_int("batch_size", rows), device=state.device, steps=steps)
+        hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
+        logs = run_epochs(self, None, source, hooks)
+        if return_dict:
+            return logs
+        return list(logs.values()) if len(logs) > 1 else logs["loss"]
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = 0,
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """The outputs for every row, in evaluation mode.
+
+        Args:
+            x: as in ``fit``; targets in a Dataset or loader are passed over.
+            batch_size: rows at a time; chosen by the library by default.
+
+        Returns:
+            one NumPy float32 array ``(N, …)``; a list for several outputs, a dict for named ones.
+        """
+        source = as_source(x)
+        prepare.get_inputs_ready(self, source)
+        if not self._has_learned:
+            self._has_learned = True
+            warnings.warn(
+                "predict was called before fit or load_weights: these are the outputs of random "
+                "weights.",
+                stacklevel=2,
+            )
+        rows = batch_size or prepare.rows_per_pass(source)
+        source.batching(check_positive_int("batch_size", rows), device=self.device, steps=steps)
+        hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
+        outputs = list(self._outputs(source, hooks))
+        return _concatenate(outputs)
+
+    def _outputs(self, source: Arrays | Stream, hooks: Sequence[Callback]) -> Iterator[Any]:
+        """The outputs batch by batch, with the modes restored whatever happens."""
+        modes = [(module, module.training) for module in self.modules()]
+        begin, end = batch_hooks(hooks, "predict")
+        try:
+            self.eval()
+            for hook in hooks:
+                hook.on_predict_begin()
+            with torch.inference_mode():
+                for batch, (x, _, _) in enumerate(source.epoch(0)):
+                    for begin_hook in begin:
+                        begin_hook(batch)
+                    yield self._plain_call(x)
+                    for end_hook in end:
+                        end_hook(batch)
+        finally:
+            for module, training in modes:
+                module.training = training
+            for hook in hooks:
+                hook.on_predict_end()
+
+    def _plain_call(self, x: Any) -> Any:
+        if type(x) is tuple:
+            return self(*x)
+        if type(x) is dict and self._takes_keywords(x):
+            return self(**x)
+        return self(x)
+
+    def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """The class of each row: the largest output, or for one unit whether it is above ½.
+
+        Returns:
+            integers ``(N, …)``.
+        """
+        outputs = self.predict(x, batch_size)
+        if not isinstance(outputs, np.ndarray):
+            raise ValueError(
+                f"the network has {len(outputs)} outputs; expected one: write predict(x)."
+            )
+        heads = self._compiled.heads if self._compiled is not None else []
+        if heads and heads[0].activation is None:
+            outputs = heads[0].predictions(torch.from_numpy(outputs)).numpy()
+        elif heads and heads[0].class_axis == 1:
+            outputs = np.moveaxis(outputs, 1, -1)
+        if outputs.ndim < 2 or outputs.shape[-1] == 1:
+            return (outputs.reshape(len(outputs), -1)[:, 0] > 0.5).astype(np.int64)
+        return outputs.argmax(-1)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step on one batch; returns its loss and metrics as ``evaluate`` does."""
+        self._require_compiled("train_on_batch")
+        return self._on_batch(x, y, sample_weight, class_weight, return_dict, learn=True)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Loss and metrics of one batch."""
+        self._require_compiled("test_on_batch")
+        return self._on_batch(x, y, sample_weight, None, return_dict, learn=False)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """The outputs of one batch as NumPy."""
+        return self.predict(x, batch_size=2**31)
+
+    def _on_batch(
+        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, return_dict: bool, learn: bool
+    ) -> Any:
+        state = self._compiled
+        self._use_device()
+        source = as_source(x, y, sample_weight)
+        prepare.get_ready(self, source)
+        prepare.apply_class_weight(self, source, class_weight)
+        if learn:
+            prepare.needs_two_rows(self, 2, source)
+            self._has_learned = True
+        source.batching(2**31, device=state.device)
+        logs = prepare.one_batch(self, source, train_step if learn else test_step, update_weights)
+        if return_dict:
+            return logs
+        return list(logs.values()) if len(logs) > 1 else logs["loss"]
+
+    # -- looking at it and taking it out -------------------------------------------------------
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers in order: the wrapped network's, or the subclass's own."""
+        return list((self if self.network is None else self.network).children())
+
+    def layer_names(self) -> list[str]:
+        """Keras's automatic names: ``dense``, ``dense_1`` …, or the names given."""
+        counts: dict[str, int] = {}
+        names = []
+        for layer in self.layers:
+            own = getattr(layer, "name", None)
+            if not isinstance(own, str) or isinstance(layer, Model):
+                base = snake_case(type(layer).__name__)
+                own = f"{base}_{counts[base]}" if counts.get(base) else base
+                counts[base] = counts.get(base, 0) + 1
+            names.append(own)
+        return names
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> nn.Module:
+        """A layer by its name in ``summary`` or by its position.
+
+        Raises:
+            ValueError: no such layer, with the nearest name.
+        """
+        layers, names = self.layers, self.layer_names()
+        if isinstance(name, int):
+            name, index = None, name
+        if index is not None:
+            if not -len(layers) <= index < len(layers):
+                raise ValueError(
+                    f"get_layer(index={index}) was asked, but the model has {len(layers)} layers; "
+                    f"expected 0 … {len(layers) - 1}."
+                )
+            return layers[index]
+        if name not in names:
+            raise ValueError(did_you_mean("layer", name, names))
+        return layers[names.index(name)]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether anything learns; assigning freezes or frees every layer, live."""
+        return any(p.requires_grad for p in self.parameters())
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        set_trainable(self, bool(value))
+
+    @property
+    def is_built(self) -> bool:
+        """Whether every weight has its shape."""
+        return not any(isinstance(p, nn.parameter.UninitializedParameter) for p in self.parameters())
+
+    def build(self, input_shape: Any) -> None:
+        """Fix the shapes: ``build((20,))``, or Keras's ``build((None, 20))``."""
+        self.given_input_shape = sample_shape(input_shape)
+        if self.network is None or hasattr(self.network, "build"):
+            self.try_out(torch.zeros(2, *self.given_input_shape))
+
+    def final_activation(self) -> nn.Module | None:
+        """The last softmax or sigmoid that ``model(x, logits=True)`` leaves out, if it can."""
+        return None
+
+    def final_module(self) -> nn.Module | None:
+        """The module that the network ends in, as far as its structure tells."""
+        return self.network
+
+    def has_activity_on_output(self) -> bool:
+        """Whether the last layer's activity is regularised, which needs its full output."""
+        return False
+
+    def try_out(self, x: Tree) -> Any:
+        """Run a few rows without a trace: evaluation mode, no random number used.
+
+        Gradients are tracked, so that the caller can see which operation ended the network.
+
+        Raises:
+            ValueError: the rows do not fit the network, naming the layer where it failed.
+        """
+        return prepare.try_out(self, x)
+
+    def summary(self, input_shape: Any = None, print_fn: Any = print) -> str:
+        """Print Keras's table: layers, output shapes, parameters, multiply-adds.
+
+        Args:
+            input_shape: of one sample, where the model has not seen data yet.
+            print_fn: gets the text; ``None`` prints nothing.
+
+        Returns:
+            the text.
+        """
+        from easydl.summary import summary_text
+
+        sync_trainable(self)
+        if input_shape is not None:
+            self.build(input_shape)
+        text = summary_text(self)
+        if print_fn is not None:
+            print_fn(text)
+        return text
+
+    def count_params(self) -> int:
+        """The number of weights, frozen ones included."""
+        return sum(p.numel() for p in self.parameters())
+
+    def to_torch(self) -> nn.Module:
+        """A plain torch module that needs no easydl and gives the same outputs to the bit."""
+        from easydl.export import to_torch
+
+        return to_torch(self)
+
+    # -- weights -----------------------------------------------------------------------------
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Parameters and buffers as NumPy arrays, in ``state_dict`` order."""
+        return [t.detach().cpu().numpy().copy() for t in self.state_dict().values()]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Take what ``get_weights`` of a model of this architecture returned.
+
+        Raises:
+            ValueError: another number of arrays, or other shapes, naming the first.
+        """
+        saving.set_weights(self, weights)
+        self._has_learned = True
+
+    def save_weights(self, path: Any) -> None:
+        """Write the weights as safetensors, atomically: a crash leaves the old file whole."""
+        saving.save_weights(self, path)
+
+    def load_weights(self, path: Any) -> None:
+        """Read weights that ``save_weights`` wrote.
+
+        Raises:
+            ValueError: weights of another architecture, listing the differences.
+        """
+        saving.load_weights(self, path)
+        self._has_learned = True
+
+    # -- shared by the verbs ------------------------------------------------------------------
+
+    def _require_compiled(self, verb: str) -> Compiled:
+        if self._compiled is None:
+            raise ValueError(
+                f"{verb} was called before compile; expected, for example, "
+                "model.compile('adam', 'mse') first."
+            )
+        return self._compiled
+
+    def _require_optimizer(self) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            raise ValueError(
+                "the model has no optimizer yet; expected compile, and input_shape= on the first "
+                "layer (or a first fit) so that the weights exist."
+            )
+        return self.optimizer
+
+    def _use_device(self) -> None:
+        if self.is_built and self.device != self._compiled.device:
+            self.to(self._compiled.device)
+
+    def _connect(
+        self, callbacks: Sequence[Any], verbose: int | str, epochs: int, steps: int | None
+    ) -> list[Callback]:
+        """Callbacks in Keras's order: history first, then the user's; the bar is last."""
+        hooks = [get_callback(spec) for spec in callbacks]
+        bar = ProgressBar(verbose)
+        if verbose != 0 and not any(isinstance(hook, ProgressBar) for hook in hooks):
+            hooks.append(bar)
+        for hook in hooks:
+            hook.set_model(self)
+            hook.set_params({"verbose": verbose, "epochs": epochs, "steps": steps})
+        return hooks
+
+
+def sample_shape(shape: Any) -> tuple[int, ...]:
+    """``20``, ``(20,)`` or Keras's ``(None, 20)`` as ``(20,)``."""
+    if isinstance(shape, int):
+        shape = (shape,)
+    sizes = tuple(shape)
+    if sizes and sizes[0] is None:
+        sizes = sizes[1:]
+    for size in sizes:
+        if size is not None:
+            check_positive_int("input_shape", size)
+    return tuple(1 if size is None else int(size) for size in sizes)
+
+
+def snake_case(name: str) -> str:
+    """Keras's names: ``LSTM`` -> ``lstm``, ``Conv2D`` -> ``conv2d``, ``MaxPooling2D`` …"""
+    result = ""
+    for before, letter in zip(" " + name, name):
+        result += "_" if letter.isupper() and before.islower() else ""
+        result += letter.lower()
+    return result
+
+
+def as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _concatenate(outputs: list[Any]) -> Any:
+    first = outputs[0]
+    if isinstance(first, dict):
+        return {key: _to_array([out[key] for out in outputs]) for key in first}
+    if isinstance(first, (tuple, list)):
+        return [_to_array(list(column)) for column in zip(*outputs)]
+    return _to_array(outputs)
+
+
+def _to_array(parts: list[Tensor]) -> np.ndarray:
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if whole.is_floating_point():
+        whole = whole.float()
+    return whole.cpu().numpy()
+
+
+def _drop_prefix(module: nn.Module, state: Any, prefix: str, metadata: Any) -> None:
+    inner = prefix + "network."
+    for key in list(state):
+        if key.startswith(inner):
+            state[prefix + key[len(inner) :]] = state.pop(key)
+
+
+def _add_prefix(module: nn.Module, state: Any, prefix: str, *_: Any) -> None:
+    for key in list(state):
+        if key.startswith(prefix) and not key.startswith(prefix + "network."):
+            state[prefix + "network." + key[len(prefix) :]] = state.pop(key)
+
+

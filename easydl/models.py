@@ -1,0 +1,6 @@
+"""Keras's module of models."""
+
+from easydl.model import Model
+from easydl.sequential import Input, Sequential
+
+__all__ = ["Input", "Model", "Sequential"]

@@ -1,0 +1,172 @@
+"""``Sequential``: a list of layers that learns its shapes from the first batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easydl.layers.base import output_shape
+from easydl.model import Model, sample_shape
+
+
+class Input:
+    """The shape of one sample, as the first entry of a ``Sequential``.
+
+    Args:
+        shape: without the batch axis, ``(20,)`` or ``(3, 32, 32)``; a number for a vector.
+        dtype: for the reader; whole numbers stay whole where an Embedding comes first.
+        name: for the reader.
+
+    Example:
+        >>> import easydl as dl
+        >>> dl.Sequential([dl.Input((4,)), dl.Dense(3)]).count_params()
+        15
+    """
+
+    def __init__(self, shape: Any = None, dtype: Any = None, name: str | None = None):
+        if shape is None:
+            raise ValueError("Input() was given no shape; expected, for example, Input((20,)).")
+        self.shape, self.dtype, self.name = sample_shape(shape), dtype, name
+
+
+class Sequential(Model):
+    """Layers one after the other; any ``nn.Module`` is a layer.
+
+    The input shape comes from ``Input``, ``input_shape=`` on the first layer, ``build(shape)``, or
+    the first batch. ``state_dict`` keys are those of ``nn.Sequential``: ``0.weight``, ``0.bias`` …
+
+    Args:
+        layers: modules; a first ``Input`` fixes the shape.
+        name: shown by ``summary``.
+
+    Raises:
+        TypeError: an entry that is no layer.
+
+    Example:
+        >>> import easydl as dl
+        >>> model = dl.Sequential([dl.Dense(8, activation="relu", input_dim=4), dl.Dense(1)])
+        >>> model(torch.zeros(5, 4)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(self, layers: Iterable[Any] = (), *, name: str | None = None):
+        super().__init__(name=name)
+        self.built_shape: tuple[int, ...] | None = None
+        if isinstance(layers, nn.Module) and not isinstance(layers, (nn.Sequential, nn.ModuleList)):
+            layers = [layers]
+        for layer in layers:
+            self.add(layer)
+
+    def add(self, layer: Any) -> None:
+        """Append a layer (or an ``Input``, first)."""
+        if isinstance(layer, Input):
+            if len(self):
+                raise ValueError("Input was added after other layers; expected it to be the first.")
+            self.given_input_shape = layer.shape
+            return
+        if not isinstance(layer, nn.Module):
+            hint = f": write {layer.__name__}(…)" if inspect.isclass(layer) else ""
+            raise TypeError(
+                f"Sequential was given {layer!r:.80} ({type(layer).__name__}); expected a layer, "
+                f"an instance of nn.Module{hint}. For a function write Lambda(function)."
+            )
+        if not len(self) and self.given_input_shape is None:
+            self.given_input_shape = getattr(layer, "given_input_shape", None)
+        self.add_module(str(len(self)), layer)
+        self._changed()
+        if self.given_input_shape is not None:
+            self.build_layers(self.given_input_shape)
+
+    def pop(self) -> nn.Module:
+        """Remove the last layer and return it."""
+        if not len(self):
+            raise ValueError("pop() was called on a model without layers; expected at least one.")
+        layer = self._modules.pop(str(len(self) - 1))
+        self._changed()
+        assert layer is not None
+        return layer
+
+    def _changed(self) -> None:
+        self.built_shape = None
+        if self._compiled is not None:
+            self._compiled.forget_parameters()
+
+    def forward(self, x: Tensor, logits: bool = False) -> Tensor:  # type: ignore[override]
+        """The last layer's output.
+
+        Args:
+            logits: leave out the softmax or sigmoid at the very end.
+        """
+        layers = list(self._modules.values())
+        last = layers.pop() if logits else None
+        for layer in layers:
+            x = layer(x)  # type: ignore[misc]
+        if last is None or isinstance(last, (nn.Softmax, nn.Sigmoid)):
+            return x
+        return last(x, logits=True)
+
+    def build(self, input_shape: Any) -> None:
+        """Fix the shapes: ``build((20,))``, or Keras's ``build((None, 20))``."""
+        self.given_input_shape = sample_shape(input_shape)
+        self.build_layers(self.given_input_shape)
+
+    def build_layers(self, shape: tuple[int, ...]) -> None:
+        """Build every layer in order, each from the output shape of the one before."""
+        if self.built_shape is not None:
+            return
+        current: tuple[int | None, ...] = (None, *shape)
+        for layer, name in zip(self.layers, self.layer_names()):
+            if hasattr(layer, "build"):
+                layer.build(current)
+            try:
+                current = output_shape(layer, current)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"layer {name!r} ({type(layer).__name__}) cannot take inputs of shape "
+                    f"{('N', *current[1:])}. torch says: {str(error).splitlines()[0][:260]}"
+                ) from error
+        self.built_shape, self.given_input_shape = tuple(shape), tuple(shape)
+        if self._compiled is not None and len(self):
+            self.to(self._compiled.device)
+            self._compiled.know_parameters(self)
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...] | None:
+        """The outputs' shape with ``None`` for the batch; ``None`` before the model is built."""
+        return None if self.built_shape is None else output_shape(self, (None, *self.built_shape))
+
+    def final_activation(self) -> nn.Module | None:
+        last = self.final_module()
+        if isinstance(last, Sequential):
+            return last.final_activation()
+        if isinstance(last, (nn.Softmax, nn.Sigmoid)):
+            return last
+        activation = getattr(last, "activation", None)
+        if isinstance(activation, (nn.Softmax, nn.Sigmoid)) and last is not None:
+            if "logits" in inspect.signature(last.forward).parameters:
+                return activation
+        return None
+
+    def final_module(self) -> nn.Module | None:
+        return self[-1] if len(self) else None
+
+    def has_activity_on_output(self) -> bool:
+        last = self.final_module()
+        if isinstance(last, Sequential):
+            return last.has_activity_on_output()
+        return getattr(last, "activity_regularizer", None) is not None
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return Sequential(self.layers[index])
+        return self.layers[index]

@@ -1,0 +1,91 @@
+"""Keras's table of a model: layers, output shapes, parameters, multiply-adds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from easydl.data.convert import leaves
+
+if TYPE_CHECKING:
+    from easydl.model import Model
+
+
+def summary_text(model: Model) -> str:
+    """The table as text; output shapes are ``?`` before the model is built."""
+    shapes, multiply_adds = _measure(model)
+    rows = []
+    for layer, name in zip(model.layers, model.layer_names()):
+        count: Any = "?"
+        if not _unbuilt(layer):
+            count = f"{sum(p.numel() for p in layer.parameters()):,}"
+        rows.append((f"{name} ({type(layer).__name__})", shapes.get(id(layer), "?"), count))
+    header = ("Layer (type)", "Output Shape", "Param #")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(3)]
+    line = "  ".join("─" * width for width in widths)
+    table = [f"Model: {model.name!r} on {model.device}", line, _row(header, widths), line]
+    table += [_row(row, widths) for row in rows] + [line]
+    if _unbuilt(model):
+        return "\n".join([*table, "Parameters are counted once the input shape is known: build()."])
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    table += [
+        f"Total params: {total:,}",
+        f"Trainable params: {trained:,}",
+        f"Non-trainable params: {total - trained:,}",
+    ]
+    if multiply_adds is not None:
+        table.append(f"Multiply-adds per sample: {multiply_adds:,}")
+    return "\n".join(table)
+
+
+def _row(cells: tuple[str, str, str], widths: list[int]) -> str:
+    first, second, third = cells
+    return f"{first:<{widths[0]}}  {second:<{widths[1]}}  {third:>{widths[2]}}"
+
+
+def _unbuilt(module: nn.Module) -> bool:
+    return any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters())
+
+
+def _measure(model: Model) -> tuple[dict[int, str], int | None]:
+    """Output shapes by layer and the multiply-adds of one sample, from one pass over zeros."""
+    shape = model.given_input_shape
+    if shape is None or _unbuilt(model):
+        return {}, None
+    shapes: dict[int, str] = {}
+    recurrent = [0]
+
+    def see(layer: nn.Module, inputs: Any, output: Any) -> None:
+        shapes[id(layer)] = ", ".join(
+            str((None, *t.shape[1:])) for t in leaves(output) if isinstance(t, Tensor)
+        )
+
+    def count(layer: nn.Module, inputs: Any, output: Any) -> None:
+        # The fused recurrent kernels are one operation to torch's counter: weights × time steps.
+        weights = sum(p.numel() for p in layer.parameters() if p.dim() == 2)
+        recurrent[0] += weights * inputs[0].shape[1] * inputs[0].shape[0]
+
+    hooks = [layer.register_forward_hook(see) for layer in model.layers]
+    hooks += [
+        module.register_forward_hook(count)
+        for module in model.modules()
+        if isinstance(module, nn.RNNBase)
+    ]
+    try:
+        from easydl.training.prepare import input_dtype, keeps_integers
+
+        dtype = torch.long if keeps_integers(model) else input_dtype(model)
+        zeros = torch.zeros(1, *shape, dtype=dtype, device=model.device)
+        with FlopCounterMode(display=False) as counter:
+            model.try_out(zeros)
+    except (ValueError, TypeError):  # several inputs: their shapes are not known here
+        return {}, None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    inside = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return shapes, counter.get_total_flops() // 2 + (recurrent[0] if inside else 0)

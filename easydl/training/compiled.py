@@ -1,0 +1,349 @@
+"""What ``compile`` was told, and what the first batch completed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from easydl import losses, metrics, optimizers
+from easydl.data.convert import Tree, leaves, map_tree
+from easydl.errors import check_positive_int, did_you_mean
+from easydl.training.heads import Head, ending_of
+
+if TYPE_CHECKING:
+    from easydl.model import Model
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Compiled:
+    """The settings of ``Model.compile``, checked, and the state that training needs from them.
+
+    Attributes:
+        optimizer: the ``torch.optim.Optimizer``, made once the parameters exist.
+        heads: one ``Head`` an output, made from the first rows of data.
+        parameters: every parameter of the model, frozen ones too, so that freezing stays live.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        loss: Any,
+        metrics: Any,
+        weighted_metrics: Any,
+        loss_weights: Any,
+        device: str | torch.device,
+        precision: str,
+        jit: bool,
+        clip_norm: float | None,
+        clip_value: float | None,
+        accumulate: int,
+        schedule: Any,
+        strict: bool,
+    ):
+        self.optimizer_spec = optimizers.get(optimizer)
+        self.loss = map_specs(losses.get, loss)
+        self.metrics, self.weighted_metrics = metrics, weighted_metrics
+        for spec in flat_specs(metrics) + flat_specs(weighted_metrics):
+            make_metric(spec)  # a mistyped name is found here
+        self.loss_weights = loss_weights
+        self.device = choose_device(device)
+        if precision not in PRECISIONS:
+            raise ValueError(did_you_mean("precision", precision, PRECISIONS))
+        self.precision = precision
+        self.jit = jit
+        for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name}={value} was given; expected a number above 0, or None.")
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.accumulate = check_positive_int("accumulate", accumulate)
+        self.schedule = schedule
+        self.strict = strict
+
+        half = PRECISIONS[precision]
+        self.autocast: Any = contextlib.nullcontext()
+        if half is not None:
+            self.autocast = torch.autocast(self.device.type, dtype=half)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
+        self.loss_is_free_to_read = self.device.type == "cpu"
+        self.trained = False
+        self.forget_parameters()
+
+    def forget_parameters(self) -> None:
+        """Back to the state before any parameter was known; the optimizer starts anew."""
+        self.optimizer: Any = None
+        self.parameters: list[nn.Parameter] = []
+        self.penalties: list[tuple[nn.Parameter, Any]] = []
+        self.constraints: list[tuple[nn.Parameter, Any]] = []
+        self.active: list[nn.Module] = []
+        self.step_scheduler: Any = None
+        self.epoch_scheduler: Any = None
+        self.waiting_batches = self.waiting_rows = 0
+        self.heads: list[Head] = []
+        self.heads_key: Any = None
+        self.use_logits = False
+        self.jitted: Any = None
+
+    # -- parameters --------------------------------------------------------------------------
+
+    def know_parameters(self, model: Model) -> None:
+        """Make the optimizer and collect what each step needs, once every parameter exists."""
+        self.parameters = list(model.parameters())
+        modules = list(model.modules())
+        self.penalties = [
+            (getattr(module, name), regularizer)
+            for module in modules
+            for name, regularizer in getattr(module, "penalties", ())
+        ]
+        self.constraints = [
+            (getattr(module, name), constraint)
+            for module in modules
+            for name, constraint in getattr(module, "constraints", ())
+        ]
+        self.active = [m for m in modules if getattr(m, "activity_regularizer", None) is not None]
+        if self.optimizer is not None or not self.parameters:
+            return
+        self.optimizer = self.optimizer_spec.make(self.parameters)
+        schedule = self.schedule
+        if schedule is None:
+            schedule = getattr(self.optimizer_spec, "schedule", None)
+        if schedule is not None:
+            scheduler = schedule.make(self.optimizer) if hasattr(schedule, "make") else None
+            scheduler = schedule(self.optimizer) if scheduler is None else scheduler
+            if getattr(scheduler, "easydl_interval", "epoch") == "step":
+                self.step_scheduler = scheduler
+            else:
+                self.epoch_scheduler = scheduler
+
+    def advance_epoch_scheduler(self, logs: dict[str, float]) -> None:
+        """One step of a torch scheduler at the end of an epoch."""
+        scheduler = self.epoch_scheduler
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(logs.get("val_loss", logs["loss"]))
+        else:
+            scheduler.step()
+
+    # -- outputs -----------------------------------------------------------------------------
+
+    def know_outputs(self, model: Model, x: Tree, y: Tree) -> None:
+        """Run the first rows through the network and settle loss, metrics and target forms."""
+        key = (describe(x), describe(y))
+        if self.heads_key == key and self.heads_belong_to(model):
+            return
+        x = map_tree(lambda t: t.to(self.device), x)
+        activation = model.final_activation()
+        self.use_logits = False
+        outputs = model.try_out(x)
+        if isinstance(self.loss, (list, tuple, dict)) or not isinstance(outputs, Tensor):
+            activation = None
+        ending = None
+        if activation is not None:
+            ending = "softmax" if isinstance(activation, nn.Softmax) else "sigmoid"
+            if not undone_by(self.loss) or model.has_activity_on_output():
+                activation = None
+        names = output_names(outputs)
+        specs = spread("loss", self.loss, names)
+        weights = spread("loss_weights", self.loss_weights, names, default=1.0)
+        metric_lists = spread_metrics("metrics", self.metrics, names)
+        weighted_lists = spread_metrics("weighted_metrics", self.weighted_metrics, names)
+        samples = order_targets(y, names)
+        self.heads = [
+            Head(
+                name,
+                spec,
+                unique_keys([make_metric(m, len(names) > 1) for m in metrics_of_head]),
+                unique_keys([make_metric(m, len(names) > 1) for m in weighted_of_head]),
+                float(weight),
+                output.detach(),
+                ending_of(output) if ending is None else ending,
+                activation,
+                sample,
+                self.strict,
+            )
+            for name, spec, metrics_of_head, weighted_of_head, weight, output, sample in zip(
+                names, specs, metric_lists, weighted_lists, weights, leaves(outputs), samples
+            )
+        ]
+        self.use_logits = activation is not None
+        self.heads_key, self._output_module = key, model.final_module()
+
+    def heads_belong_to(self, model: Model) -> bool:
+        """Whether the network still ends in the layer that the heads were made for."""
+        return bool(self.heads) and self._output_module is model.final_module()
+
+    # -- one batch ---------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: Model, x: Any, y: Any, w: Tensor | None
+    ) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        """The model's ``compute_loss``, with its named parts in one dict that starts with loss."""
+        function = model.compute_loss
+        if self.jit:
+            function = self._jitted(model)
+        loss, outputs, *named = function(x, y, w)
+        parts = {"loss": loss}
+        for extra in named:
+            parts.update(extra)
+        return loss, outputs, parts
+
+    def _jitted(self, model: Model) -> Any:
+        if self.jitted is None:
+            compiled = torch.compile(model.compute_loss)
+
+            def first_call(x: Any, y: Any, w: Any) -> Any:
+                try:
+                    result = compiled(x, y, w)
+                    self.jitted = compiled
+                except Exception as error:
+                    warnings.warn(
+                        f"jit=True: this model cannot be compiled by torch ({str(error)[:200]}); "
+                        "training goes on eagerly.",
+                        stacklevel=2,
+                    )
+                    self.jitted = model.compute_loss
+                    result = model.compute_loss(x, y, w)
+                return result
+
+            return first_call
+        return self.jitted
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """``"auto"``: CUDA, else Apple's MPS, else the CPU."""
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if str(device).lower() in ("gpu", "gpu:0"):
+        device = "cuda"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            did_you_mean("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"])
+        ) from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={str(device)!r} was given, but torch sees no CUDA GPU here; "
+            "expected device='auto' or 'cpu'."
+        )
+    return chosen
+
+
+def undone_by(loss: Any) -> bool:
+    """Whether the loss can work on the logits, before a last softmax or sigmoid."""
+    return getattr(loss, "crossentropy", None) is not None and not loss.from_logits
+
+
+def describe(tree: Tree) -> tuple:
+    return tuple((tuple(t.shape[1:]), t.is_floating_point()) for t in leaves(tree))
+
+
+def output_names(outputs: Any) -> list[str]:
+    """``[""]`` for one output; a dict's keys; else ``output_1``, ``output_2`` …"""
+    if isinstance(outputs, Tensor):
+        return [""]
+    if isinstance(outputs, dict):
+        return [str(key) for key in outputs]
+    if isinstance(outputs, (tuple, list)) and all(isinstance(o, Tensor) for o in outputs):
+        return [f"output_{i + 1}" for i in range(len(outputs))]
+    raise TypeError(
+        f"the network returned a {type(outputs).__name__}; expected a tensor, or a tuple, list or "
+        "dict of tensors. A torch LSTM returns (output, state): use easydl.LSTM."
+    )
+
+
+def order_targets(y: Tree, names: list[str]) -> list[Tensor | None]:
+    """Targets in the outputs' order; a dict by name."""
+    if y is None:
+        return [None] * len(names)
+    if isinstance(y, dict):
+        if set(y) != set(names):
+            raise ValueError(
+                f"y is a dict with {sorted(y)}; expected one entry an output: {sorted(names)}."
+            )
+        return [y[name] for name in names]
+    tensors = leaves(y)
+    if len(tensors) != len(names):
+        raise ValueError(
+            f"y holds {len(tensors)} arrays, but the network has {len(names)} outputs; expected "
+            "one array an output."
+        )
+    return list(tensors)
+
+
+def spread(what: str, value: Any, names: list[str], default: Any = None) -> list[Any]:
+    """One entry an output, from a list, a dict by name, or one value for all."""
+    if value is None:
+        return [default] * len(names)
+    if isinstance(value, dict):
+        for key in value:
+            if key not in names:
+                raise ValueError(did_you_mean(f"output in {what}", key, names))
+        return [value.get(name, default) for name in names]
+    if isinstance(value, (list, tuple)):
+        if len(value) != len(names):
+            raise ValueError(
+                f"{what} lists {len(value)} entries for {len(names)} outputs; expected one each."
+            )
+        return list(value)
+    return [value] * len(names)
+
+
+def spread_metrics(what: str, value: Any, names: list[str]) -> list[list[Any]]:
+    """A list of metrics an output: a flat list serves every output."""
+    if value is None:
+        return [[] for _ in names]
+    nested = isinstance(value, (list, tuple)) and any(isinstance(v, (list, tuple)) for v in value)
+    if isinstance(value, dict) or nested:
+        lists = spread(what, value, names, default=[])
+        return [list(v) if isinstance(v, (list, tuple)) else [v] for v in lists]
+    return [list(value) if isinstance(value, (list, tuple)) else [value] for _ in names]
+
+
+def flat_specs(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, (list, tuple)):
+        return [value]
+    return [spec for item in value for spec in flat_specs(item)]
+
+
+def map_specs(function: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {key: function(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [function(item) for item in value]
+    return function(value)
+
+
+def make_metric(spec: Any, own_copy: bool = False) -> tuple[str, metrics.Metric]:
+    """``(history key, metric)``; the string given is the key. Losses serve as metrics too."""
+    if isinstance(spec, str) and spec.lower() not in metrics.NAMES and spec in losses.NAMES:
+        function = losses.per_sample_form(losses.get(spec))
+        return spec, metrics.get(function)
+    metric = metrics.get(spec)
+    if own_copy and metric is spec:
+        metric = copy.deepcopy(metric)
+    return (spec if isinstance(spec, str) else metric.name), metric
+
+
+def unique_keys(pairs: list[tuple[str, metrics.Metric]]) -> list[tuple[str, metrics.Metric]]:
+    """A key that comes twice gets ``_1``, ``_2`` … as in Keras."""
+    seen: dict[str, int] = {}
+    result = []
+    for key, metric in pairs:
+        count = seen.get(key, 0)
+        seen[key] = count + 1
+        result.append((f"{key}_{count}" if count else key, metric))
+    return result

@@ -1,0 +1,139 @@
+"""THE loop: epochs, batches, validation, callbacks and history, in one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from easydl.callbacks import Callback, TerminateOnNaN
+from easydl.data import Arrays, Stream
+from easydl.data.convert import leaves
+from easydl.training.meter import BatchLogs, Meter
+from easydl.training.step import NotFinite, test_step, train_step, update_weights
+from easydl.training.trainable import sync_trainable
+
+if TYPE_CHECKING:
+    from easydl.model import Model
+
+
+def run_epochs(
+    model: Model,
+    train: Arrays | Stream | None,
+    validation: Arrays | Stream | None,
+    callbacks: Sequence[Callback],
+    epochs: int = 1,
+    initial_epoch: int = 0,
+    validation_freq: int = 1,
+) -> dict[str, float]:
+    """Train for some epochs, validating after each; or only evaluate, where ``train`` is ``None``.
+
+    Returns the logs of the last epoch. Whatever happens, every module is in its earlier mode
+    afterwards and the callbacks' ``on_train_end`` has run.
+    """
+    state = model._compiled
+    modes = [(module, module.training) for module in model.modules()]
+    logs: dict[str, float] = {}
+    position = "before the first batch"
+    try:
+        if train is not None:
+            for callback in callbacks:
+                callback.on_train_begin()
+        for epoch in range(initial_epoch, epochs):
+            logs, meter = {}, Meter(state.heads)
+            passes: list[tuple[Any, Any, str]] = []
+            if train is not None:
+                for callback in callbacks:
+                    callback.on_epoch_begin(epoch)
+                sync_trainable(model)
+                passes.append((train, train_step, "train"))
+            if validation is not None and (epoch + 1) % validation_freq == 0:
+                passes.append((validation, test_step, "test"))
+            for source, step, kind in passes:
+                learning = kind == "train"
+                model.train(learning)
+                meter.reset()
+                running = BatchLogs(meter)
+                begin, end = batch_hooks(callbacks, kind)
+                if not learning:
+                    for callback in callbacks:
+                        callback.on_test_begin()
+                with torch.set_grad_enabled(learning):
+                    for batch, (x, y, w) in enumerate(source.epoch(epoch)):
+                        position = f"epoch {epoch + 1}, batch {batch + 1}"
+                        for hook in begin:
+                            hook(batch)
+                        parts, outputs = step(model, x, y, w)
+                        meter.add(parts, len(leaves(x)[0]), outputs, y, w)
+                        for hook in end:
+                            hook(batch, running)
+                        if model.stop_training and learning:
+                            break
+                    if learning and state.waiting_batches:
+                        update_weights(model)
+                results = meter.read()
+                if learning:
+                    logs.update(results)
+                    check_finite_logs(results, position, state.strict)
+                else:
+                    prefix = "" if train is None else "val_"
+                    logs.update({prefix + name: value for name, value in results.items()})
+                    for callback in callbacks:
+                        callback.on_test_end(results)
+            if train is not None:
+                if state.epoch_scheduler is not None:
+                    state.advance_epoch_scheduler(logs)
+                for callback in callbacks:
+                    callback.on_epoch_end(epoch, logs)
+            if model.stop_training:
+                break
+    except NotFinite as error:
+        if not any(isinstance(callback, TerminateOnNaN) for callback in callbacks):
+            raise FloatingPointError(not_finite_message(float(error.args[0]), position)) from None
+        model.stop_training = True
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(
+            f"the device ran out of memory at {position}. Write a smaller batch_size, or "
+            f"accumulate=2 with half of it, or precision='bfloat16'. torch says: {error}"
+        ) from None
+    finally:
+        state.waiting_batches = state.waiting_rows = 0
+        for module, training in modes:
+            module.training = training
+        if train is not None:
+            for callback in callbacks:
+                callback.on_train_end(logs)
+    return logs
+
+
+def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable], list[Callable]]:
+    """The batch hooks that somebody wrote; the others cost nothing."""
+    if kind == "train":
+        names = ("on_train_batch_begin", "on_train_batch_end")
+    else:
+        names = ("on_test_batch_begin", "on_test_batch_end")
+    begin, end = (
+        [
+            getattr(callback, name)
+            for callback in callbacks
+            if name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name)
+        ]
+        for name in names
+    )
+    return begin, end
+
+
+def check_finite_logs(logs: dict[str, float], position: str, strict: bool) -> None:
+    """On a GPU the loss is read once an epoch; this is where nan is found there."""
+    loss = logs.get("loss", 0.0)
+    if strict and (loss != loss or abs(loss) == float("inf")):
+        raise NotFinite(loss)
+
+
+def not_finite_message(loss: float, position: str) -> str:
+    return (
+        f"the loss became {loss} at {position}; expected a finite number. Training stopped there "
+        "with the history kept. Write a smaller learning rate, clip_norm=1.0 in compile, or scale "
+        "the inputs to about [0, 1]; compile(strict=False) trains on."
+    )

@@ -1,0 +1,125 @@
+"""Running loss and metrics of one pass over the data, kept on the device until read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from easydl.data.convert import leaves
+from easydl.losses import denominator
+from easydl.training.heads import Head
+
+EVERY = 64  # batches between two updates of the sums: metrics cost one call for all of them
+LARGEST = 4_000_000  # outputs kept back at most
+
+
+class Meter:
+    """Sample-weighted means: a batch counts by its rows, so a ragged last one is exact.
+
+    Outputs are kept for up to 64 batches and given to the metrics together, which makes a metric's
+    cost a 64th and waits for the device only when somebody reads a number.
+    """
+
+    def __init__(self, heads: list[Head]):
+        self.heads = heads
+        self.named_metrics = [
+            (f"{head.name}_{key}" if head.name else key, metric)
+            for head in heads
+            for key, metric in head.metrics + head.weighted_metrics
+        ]
+        self.reset()
+
+    def reset(self) -> None:
+        self._parts: list[tuple[dict[str, Tensor], int | Tensor]] = []
+        self._pending: list[tuple[Any, Any, Tensor | None]] = []
+        self._pending_size = 0
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor | float] = {}
+        for _, metric in self.named_metrics:
+            metric.reset()
+
+    def add(
+        self, parts: dict[str, Tensor], rows: int, outputs: Any, y: Any, w: Tensor | None
+    ) -> None:
+        """Take in one batch. ``parts`` are its mean losses by name; nothing is computed here."""
+        self._parts.append((parts, rows))
+        if self.named_metrics:
+            self._pending.append((outputs, y, w))
+            self._pending_size += outputs.numel() if isinstance(outputs, Tensor) else LARGEST // 8
+        elif self.heads and self.heads[0].counts_by_target:
+            self._pending.append((None, y, None))
+        if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring the sums up to date; still without waiting for the device."""
+        if self._parts:
+            self._add_losses()
+        if self._pending and self.named_metrics:
+            self._update_metrics()
+        self._parts, self._pending, self._pending_size = [], [], 0
+
+    def read(self) -> dict[str, float]:
+        """Means so far. Waits for the device."""
+        self.flush()
+        logs = {name: float(total / self._counts[name]) for name, total in self._sums.items()}
+        for name, metric in self.named_metrics:
+            logs[name] = metric.result()
+        return logs
+
+    def _add_losses(self) -> None:
+        for name in self._parts[0][0]:
+            values = torch.stack([parts[name].detach() for parts, _ in self._parts])
+            values = values.to("cpu" if values.device.type == "mps" else values.device).double()
+            counts = self._denominators(name, values)
+            self._sums[name] = self._sums.get(name, 0.0) + (values * counts).sum()
+            self._counts[name] = self._counts.get(name, 0.0) + counts.sum()
+
+    def _denominators(self, name: str, values: Tensor) -> Tensor:
+        """How much each batch's mean counts: its rows, or what its loss divided by."""
+        for head in self.heads:
+            of_this_head = name in ("loss", f"{head.name}_loss")
+            if head.counts_by_target and of_this_head and len(self.heads) == 1:
+                found = [denominator(head.loss, y) for _, y, _ in self._pending]
+                if None not in found:
+                    return torch.stack(found).to(values)  # type: ignore[arg-type]
+        return torch.tensor([rows for _, rows in self._parts], dtype=values.dtype).to(values)
+
+    def _update_metrics(self) -> None:
+        with torch.inference_mode():
+            for index, head in enumerate(self.heads):
+                if not head.metrics and not head.weighted_metrics:
+                    continue
+                kept = [
+                    (leaves(outputs)[index], leaves(y)[index] if y is not None else None, w)
+                    for outputs, y, w in self._pending
+                ]
+                predicted = head.predictions(torch.cat([k[0].detach() for k in kept]))
+                labels = head.labels(torch.cat([k[1] for k in kept]))
+                weights = None if kept[0][2] is None else torch.cat([k[2] for k in kept])
+                for _, metric in head.metrics:
+                    metric.update(predicted, labels)
+                for _, metric in head.weighted_metrics:
+                    metric.update(predicted, labels, weights)
+
+
+class BatchLogs(Mapping):
+    """Running means as a callback sees them at a batch's end; the device is read on access."""
+
+    def __init__(self, meter: Meter):
+        self._meter = meter
+
+    def __getitem__(self, name: str) -> float:
+        return self._meter.read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._meter.read())
+
+    def __len__(self) -> int:
+        return len(self._meter.read())
+
+    def __repr__(self) -> str:
+        return repr(self._meter.read())

@@ -1,0 +1,422 @@
+"""From what the user gave to what the loop takes: every check before the first step stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from easydl.data import Arrays, Stream, as_source
+from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree
+from easydl.data.sources import Batch, check_weights
+from easydl.data.split import split_rows, warn_of_missing_classes
+from easydl.training.compiled import Compiled, order_targets
+from easydl.training.meter import Meter
+from easydl.training.trainable import is_frozen, sync_trainable
+
+if TYPE_CHECKING:
+    from easydl.model import Model
+
+Source = Arrays | Stream
+
+
+def get_ready(model: Model, source: Source, class_weight: Any = None, what: str = "") -> None:
+    """Build the network if need be, settle the heads, and check and cast the data.
+
+    Arrays are checked whole, now; a stream batch by batch, on the CPU, as it comes.
+    """
+    state = model._compiled
+    get_inputs_ready(model, source, what)
+    x, y, _ = source.peek()
+    if isinstance(source, Stream):
+        x = map_tree(lambda t: cast_inputs(t, input_dtype(model), keeps_integers(model)), x)
+    if y is None and state.loss is not None and has_standard_loss(model):
+        raise ValueError(
+            "y=None was given, but the loss compares outputs with targets; expected targets: "
+            "fit(x, y), or fit(x, x) to reproduce the inputs."
+        )
+    if state.loss is None and has_standard_loss(model):
+        raise ValueError(
+            "compile was given no loss; expected one, for example loss='mse' or "
+            "loss='sparse_categorical_crossentropy'."
+        )
+    sync_trainable(model)
+    if state.loss is not None:
+        state.know_outputs(model, x, y)
+    elif not model.is_built:
+        model.try_out(x)
+    model.to(state.device)
+    state.know_parameters(model)
+    if isinstance(source, Arrays):
+        source.targets = ready_targets(state, source.targets, what or "y")
+    else:
+        inputs_prepared = source.prepare
+        assert inputs_prepared is not None
+
+        def prepare_batch(batch: Batch) -> Batch:
+            x, y, w = inputs_prepared(batch)
+            for tensor in leaves(y):
+                check_finite(tensor, f"targets of {source.what}")
+            if w is not None:
+                check_weights(w)
+                w = w.reshape(-1)
+            return x, ready_targets(state, y, f"targets of {source.what}"), w
+
+        source.prepare = prepare_batch
+
+
+def get_inputs_ready(model: Model, source: Source, what: str = "") -> None:
+    """Build the network if need be; check and cast the inputs."""
+    x, _, _ = source.peek()
+    dtype, whole = input_dtype(model), keeps_integers(model)
+    if not model.is_built or model.given_input_shape is None:
+        first = leaves(x)[0]
+        if not model.is_built:
+            check_finite(first, source_name(source, what))
+        model.given_input_shape = tuple(first.shape[1:])
+        if isinstance(x, Tensor) and hasattr(model, "build_layers"):
+            model.build_layers(tuple(first.shape[1:]))
+
+    def ready_inputs(x: Tree, name: str) -> Tree:
+        for tensor in leaves(x):
+            check_indices(model, tensor, name)
+        return map_tree(lambda t: cast_inputs(t, dtype, whole), x)
+
+    if isinstance(source, Arrays):
+        source.inputs = ready_inputs(source.inputs, what or "x")
+        check_fits(model, source.inputs, what or "x")
+        for tensor, name in ((t, what or "x") for t in leaves(source.inputs)):
+            check_finite(tensor, name)
+    else:
+
+        def prepare_inputs(batch: Batch) -> Batch:
+            for tensor in leaves(batch[0]):
+                check_finite(tensor, f"inputs of {source.what}")
+            return ready_inputs(batch[0], f"inputs of {source.what}"), batch[1], batch[2]
+
+        source.prepare = prepare_inputs
+
+
+def source_name(source: Source, what: str) -> str:
+    return what or getattr(source, "what", "x")
+
+
+def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:
+    """Targets cast and aligned, in the outputs' order."""
+    if y is None or not state.heads:
+        return map_tree(lambda t: t.float() if t.dtype == torch.float64 else t, y)
+    if len(state.heads) == 1 and isinstance(y, Tensor):
+        return state.heads[0].targets(y, what)
+    names = [head.name for head in state.heads]
+    ready = [
+        head.targets(target, f"{what}[{head.name!r}]" if head.name else what)
+        for head, target in zip(state.heads, order_targets(y, names))
+        if target is not None
+    ]
+    return ready[0] if len(ready) == 1 else tuple(ready)
+
+
+def has_standard_loss(model: Model) -> bool:
+    """Whether the loss compares outputs with targets (``compute_loss`` is not overridden)."""
+    from easydl.model import Model
+
+    return type(model).compute_loss is Model.compute_loss
+
+
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """The network's floating dtype: float32 unless the user made it another."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
+
+
+def keeps_integers(model: nn.Module) -> bool:
+    """Whether whole numbers go in as they are: a network that begins with an Embedding."""
+    first = first_leaf(model)
+    if first is not None:
+        return isinstance(first, (nn.Embedding, nn.EmbeddingBag))
+    return any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
+
+
+def first_leaf(module: nn.Module) -> nn.Module | None:
+    """The layer that sees the inputs, where the structure tells."""
+    from easydl.sequential import Sequential
+
+    while isinstance(module, (Sequential, nn.Sequential)) and len(module):
+        module = module[0]
+    network = getattr(module, "network", None)
+    if isinstance(network, nn.Sequential):
+        return first_leaf(network)
+    return None if list(module.children()) else module
+
+
+def check_indices(model: nn.Module, tensor: Tensor, what: str) -> None:
+    """Indices must lie in the Embedding's table."""
+    table = first_leaf(model)
+    if not isinstance(table, nn.Embedding) or not tensor.numel():
+        return
+    low, high = (int(v) for v in torch.aminmax(tensor))
+    if low < 0 or high >= table.num_embeddings:
+        raise ValueError(
+            f"{what} holds indices from {low} to {high}, but the Embedding's table has "
+            f"{table.num_embeddings} rows; expected 0 … {table.num_embeddings - 1}. Write "
+            f"Embedding({high + 1}, …), or map rare entries to one index."
+        )
+    if tensor.is_floating_point() and bool((tensor != tensor.round()).any()):
+        raise ValueError(
+            f"{what} holds fractions; an Embedding expects whole indices "
+            f"0 … {table.num_embeddings - 1}."
+        )
+
+
+def check_fits(model: Model, x: Tree, what: str) -> None:
+    """The rows have the shape the network was built for."""
+    built = getattr(model, "built_shape", None)
+    if built is None or not isinstance(x, Tensor):
+        return
+    shape = tuple(x.shape[1:])
+    if len(shape) != len(built):
+        name = model.layer_names()[0]
+        raise ValueError(
+            f"{what} has shape {(len(x), *shape)}, but layer {name!r} expects inputs of shape "
+            f"{('N', *built)}; expected {len(built) + 1} axes. {axis_advice(shape, built, what)}"
+        )
+
+
+def axis_advice(shape: tuple[int, ...], built: tuple[int, ...], what: str) -> str:
+    if len(shape) == len(built) - 1:
+        axis = 1 if len(built) == 3 else -1
+        return f"Write np.expand_dims({what}, {axis})."
+    return f"Write {what}.reshape(-1, {', '.join(map(str, built))}) if the numbers agree."
+
+
+def hold_out(
+    model: Model,
+    source: Source,
+    validation_data: Any,
+    validation_split: float,
+    split: str,
+    seed: int,
+) -> tuple[Source, Source | None]:
+    """Training and validation sources."""
+    if validation_data is not None:
+        if validation_split:
+            raise ValueError(
+                f"validation_data and validation_split={validation_split:g} were both given; "
+                "expected one of them."
+            )
+        parts = validation_data
+        if isinstance(parts, (tuple, list)) and len(parts) in (2, 3):
+            validation = as_source(*parts, what="x of validation_data")
+        else:
+            validation = as_source(parts, what="validation_data")
+        get_ready(model, validation, what="validation_data")
+        return source, validation
+    if split not in ("tail", "random", "stratified") or validation_split:
+        if not isinstance(source, Arrays):
+            raise ValueError(
+                f"validation_split={validation_split:g} was given with a stream, which cannot be "
+                "cut; expected validation_data=…, or arrays."
+            )
+        labels = class_labels(model, source)
+        rows = split_rows(source.samples, validation_split, split, labels, seed)
+        if labels is not None and split == "tail":
+            warn_of_missing_classes(labels[rows[0]], labels[rows[1]])
+        return source.split(*rows)
+    return source, None
+
+
+def class_labels(model: Model, source: Arrays) -> Tensor | None:
+    """Each row's class, where the targets are classes."""
+    heads = model._compiled.heads
+    if len(heads) != 1 or source.targets is None:
+        return None
+    head = heads[0]
+    binary = getattr(head.loss, "crossentropy", None) == "binary" and head.shape in ((), (1,))
+    if head.kind != "categorical" and not binary:
+        return None
+    if head.kind == "categorical" and head.positions:
+        return None
+    return head.class_indices(source.targets)
+
+
+def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
+    """Turn class weights into sample weights, times those given."""
+    if class_weight is None:
+        return
+    head = model._compiled.heads[0] if len(model._compiled.heads) == 1 else None
+    if head is None:
+        raise ValueError(
+            "class_weight was given for a network with several outputs; expected sample_weight."
+        )
+    if isinstance(source, Arrays):
+        labels = class_labels(model, source)
+        if labels is None:
+            raise ValueError(
+                f"class_weight was given, but the targets of {head.label} are not one class a "
+                "sample; expected a crossentropy loss, or sample_weight."
+            )
+        weights = class_factors(class_weight, head, labels)[labels]
+        source.weights = weights if source.weights is None else source.weights * weights
+        return
+    if class_weight == "balanced":
+        raise ValueError(
+            "class_weight='balanced' needs to count all labels, which a stream does not show; "
+            "expected a dict {class: factor}, or arrays."
+        )
+    inner = source.prepare
+    assert inner is not None
+
+    def weighted(batch: Batch) -> Batch:
+        x, y, w = inner(batch)
+        labels = head.class_indices(y)
+        factors = class_factors(class_weight, head, labels)[labels]
+        return x, y, factors if w is None else w * factors
+
+    source.prepare = weighted
+
+
+def class_factors(class_weight: Any, head: Any, labels: Tensor) -> Tensor:
+    """One factor a class."""
+    classes = head.classes if head.kind == "categorical" else 2
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(
+                f"class_weight={class_weight!r} was given; expected 'balanced' or a dict."
+            )
+        counts = torch.bincount(labels, minlength=classes)
+        present = int((counts > 0).sum())
+        return torch.where(counts > 0, len(labels) / (present * counts.clamp_min(1)), 0.0).float()
+    factors = torch.ones(classes)
+    if not isinstance(class_weight, dict):
+        values = torch.as_tensor(class_weight, dtype=torch.float32).flatten()
+        class_weight = dict(enumerate(values.tolist()))
+    for label, factor in class_weight.items():
+        if not (isinstance(label, int) or hasattr(label, "__index__")) or not 0 <= label < classes:
+            raise ValueError(
+                f"class_weight names class {label!r}; expected classes 0 … {classes - 1}."
+            )
+        if not (float(factor) >= 0 and float(factor) < float("inf")):
+            raise ValueError(
+                f"class_weight gives class {label} the factor {factor}; expected a number ≥ 0."
+            )
+        factors[int(label)] = float(factor)
+    return factors
+
+
+def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
+    """Whether a last batch of one row must be merged: a BatchNorm that learns needs two.
+
+    Raises:
+        ValueError: one row is all there is.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not is_frozen(m)]
+    if not norms:
+        return False
+    one_value = [m for m in norms if isinstance(m, nn.BatchNorm1d)]
+    samples = source.samples
+    if one_value and isinstance(source, Arrays) and (batch_size == 1 or samples == 1):
+        given = f"batch_size={batch_size}" if samples != 1 else "1 sample"
+        raise ValueError(
+            f"{given} was given, but BatchNormalization takes its statistics over the batch and "
+            "expects at least 2 rows: write batch_size=2 or more, or LayerNormalization."
+        )
+    return True
+
+
+def rows_per_pass(source: Source, fallback: int = 32) -> int:
+    """Rows at a time where nothing is learnt: large enough to be fast, about 4 MB of inputs."""
+    if not isinstance(source, Arrays):
+        return fallback
+    numbers = sum(t[:1].numel() for t in leaves(source.inputs))
+    return min(max(2**20 // max(numbers, 1), 32), 4096)
+
+
+def check_monitors(hooks: list, state: Compiled, validates: bool) -> None:
+    """A callback that watches a name nobody logs is found before the first step."""
+    if not state.heads:
+        return
+    names = ["loss"]
+    for head in state.heads:
+        prefix = f"{head.name}_" if head.name else ""
+        names += [f"{prefix}loss"] if head.name else []
+        names += [prefix + key for key, _ in head.metrics + head.weighted_metrics]
+    if validates:
+        names += [f"val_{name}" for name in names]
+    for hook in hooks:
+        check = getattr(hook, "check_monitor", None)
+        if check is not None:
+            check(names)
+
+
+def say_what_will_be_done(
+    model: Model, source: Source, validation: Source | None, epochs: int
+) -> None:
+    """The line above the first epoch."""
+    samples = f"{source.samples:,} samples" if source.samples is not None else "a stream"
+    steps = f"{source.steps:,} steps" if source.steps is not None else "all batches"
+    text = f"training on {model._compiled.device}: {samples}, {steps} × {epochs} epochs"
+    if validation is not None and validation.samples is not None:
+        text += f", validating on {validation.samples:,}"
+    print(text)
+
+
+def one_batch(model: Model, source: Source, step: Callable, update: Callable) -> dict[str, float]:
+    """One step on everything in ``source``, for ``train_on_batch`` and ``test_on_batch``."""
+    state = model._compiled
+    modes = [(module, module.training) for module in model.modules()]
+    learning = step.__name__ == "train_step"
+    meter = Meter(state.heads)
+    try:
+        model.train(learning)
+        with torch.set_grad_enabled(learning):
+            x, y, w = next(iter(source.epoch(0)))
+            parts, outputs = step(model, x, y, w)
+            if learning and state.waiting_batches:
+                update(model)
+            meter.add(parts, len(leaves(x)[0]), outputs, y, w)
+        return meter.read()
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def try_out(model: Model, x: Tree) -> Any:
+    """See ``Model.try_out``."""
+    modes = [(module, module.training) for module in model.modules()]
+    trail: list[str] = []
+    names = {module: name for name, module in model.named_modules()}
+    watched = [
+        module.register_forward_pre_hook(
+            lambda m, args: trail.append(
+                f"{names[m] or 'network'} ({type(m).__name__}), given "
+                + ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
+            )
+        )
+        for module in model.modules()
+        if module is not model
+    ]
+    devices = [model.device] if model.device.type == "cuda" else []
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            return model._plain_call(x)
+    except (RuntimeError, IndexError, TypeError) as error:
+        if isinstance(error, NotImplementedError):
+            raise
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
+        where = f" It failed in layer {trail[-1]}." if trail else ""
+        raise ValueError(
+            f"the network cannot take rows like {shapes}.{where} torch says: "
+            f"{str(error).splitlines()[0][:260] if str(error) else type(error).__name__}"
+        ) from error
+    finally:
+        for hook in watched:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+

@@ -1,0 +1,46 @@
+"""``layer.trainable = False``, live: no recompiling, and frozen means frozen."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def sync_trainable(model: nn.Module) -> None:
+    """Carry every ``trainable`` flag that changed since the last call into ``requires_grad``.
+
+    A flag set on a module holds for all in it; one set later on a part of it wins. Parameters that
+    the user froze or freed with ``requires_grad_`` stay as they are.
+    """
+    changed = [
+        (module, module.__dict__["trainable"])
+        for module in model.modules()
+        if module.__dict__.get("trainable") is not module.__dict__.get("_trainable_applied")
+    ]
+    for module, flag in changed:
+        set_trainable(module, flag)
+
+
+def set_trainable(module: nn.Module, flag: bool) -> None:
+    """Freeze or free a module and everything in it."""
+    if flag is None:
+        return
+    for part in module.modules():
+        part.__dict__["trainable"] = part.__dict__["_trainable_applied"] = bool(flag)
+    for parameter in module.parameters():
+        parameter.requires_grad_(bool(flag))
+
+
+def hold_frozen_batchnorm(model: nn.Module) -> None:
+    """Put every frozen BatchNorm in inference mode, so that its statistics stay too."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and is_frozen(module):
+            module.training = False
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module was frozen by its flag, or has parameters none of which train."""
+    parameters = list(module.parameters(recurse=False))
+    if parameters:
+        return not any(p.requires_grad for p in parameters)
+    return module.__dict__.get("trainable") is False
