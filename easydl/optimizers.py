@@ -559,7 +559,7 @@ def get(spec: Any) -> Optimizer | FromTorch | Ready:
         return spec
     if isinstance(spec, torch.optim.Optimizer):
         return Ready(spec)
-    if isinstance(spec, type) and issubclass(spec, Optimizer):
+    if spec in NAMES.values():
         return spec()
     if callable(spec):
         return FromTorch(spec)

@@ -416,10 +416,8 @@ class TorchSchedule:
                 "torch's ReduceLROnPlateau needs a measured value at every step; write "
                 "fit(…, callbacks=[ReduceLROnPlateau(monitor='val_loss')]) with easydl's callback."
             )
-        if isinstance(scheduler, (OneCycleLR, CyclicLR)) and not hasattr(
-            scheduler, "easydl_interval"
-        ):
-            scheduler.easydl_interval = "step"  # type: ignore[attr-defined]
+        if isinstance(scheduler, (OneCycleLR, CyclicLR)):
+            scheduler.easydl_interval = "step"  # type: ignore[union-attr]
         return scheduler
 
 
