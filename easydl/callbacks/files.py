@@ -76,17 +76,18 @@ class ModelCheckpoint(Callback):
         # mode is checked in any case; the name has to tell the direction only where it is used.
         direction = mode if save_best_only or mode != "auto" else "min"
         self.goal = Monitor("ModelCheckpoint", monitor, direction)
-        self._fields = _fields(self.filepath)
+        self._counts = ["epoch"]
         if save_freq != "epoch":
             self.save_freq = check_positive_int("save_freq", save_freq)
-            late = [name for name in self._fields if name.startswith("val_")]
-            if save_best_only and monitor.startswith("val_"):
-                late.append(monitor)
-            if late:
+            self._counts.append("batch")
+        self._fields = [name for name in _fields(self.filepath) if name not in self._counts]
+        late = [*self._fields, *[monitor] * save_best_only] if "batch" in self._counts else []
+        for name in late:
+            if name.startswith("val_"):
                 raise ValueError(
-                    f"ModelCheckpoint(save_freq={save_freq}) was given with {late[0]!r}, which is "
+                    f"ModelCheckpoint(save_freq={save_freq}) was given with {name!r}, which is "
                     "known only at the end of an epoch: write save_freq='epoch' or "
-                    f"{late[0].removeprefix('val_')!r}."
+                    f"{name.removeprefix('val_')!r}."
                 )
         self._checked = False
         self._epoch = 0
@@ -101,7 +102,7 @@ class ModelCheckpoint(Callback):
             if name not in names:
                 raise ValueError(
                     f"ModelCheckpoint({self.filepath!r}): "
-                    + did_you_mean("entry", name, ["epoch", "batch", *names])
+                    + did_you_mean("entry", name, [*self._counts, *names])
                 )
         self._checked = True
 
@@ -341,10 +342,11 @@ def _fields(path: str) -> list[str]:
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(path) if name is not None]
         if not all(name.isidentifier() for name in names):
-            raise ValueError("a name is missing in {}")
+            raise ValueError("a field without a name")
+        path.format(**{name: 1 if name in ("epoch", "batch") else 0.5 for name in names})
     except ValueError as error:
         raise ValueError(
             f"ModelCheckpoint({path!r}) was given ({error}); expected a path with fields such as "
             "'{epoch:02d}-{val_loss:.2f}.safetensors'."
         ) from None
-    return [name for name in names if name not in ("epoch", "batch")]
+    return names
