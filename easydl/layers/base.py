@@ -1,0 +1,441 @@
+"""What all layers share: their arguments, their deferred width, their checks, their way out.
+
+A layer is any ``nn.Module``. easydl's own subclass the torch module they stand for and call the
+functions below; nothing is inherited from easydl. The life of a layer:
+
+``__init__``  ``setup(self, locals(), …)`` keeps the arguments; weights stay uninitialised.
+``build``     ``start_build`` checks the shape and fixes the width, ``make_weights`` draws weights.
+``forward``   ``prepare`` builds or checks, torch computes, ``activate`` applies the activation.
+``to_torch``  ``twin`` (the torch class with the same arguments) or ``traced`` (a torch.fx graph).
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
+
+from easydl import activations, constraints, initializers, regularizers
+from easydl.activations import trace_module, traced
+from easydl.errors import check_positive_int
+
+__all__ = ["Layer", "output_shape", "plain", "traced"]
+
+Shape = Sequence[int | None]
+
+
+class Takes(NamedTuple):
+    """The input a layer accepts: its layout in words, its ranks, the axis that sets the width."""
+
+    layout: str
+    ranks: Sequence[int]
+    axis: int | None = None
+
+
+ANY = Takes("(N, …)", range(1, 99))
+ROWS = Takes("(N, …, F)", range(2, 99), -1)
+STEPS = Takes("(N, T, F)", (3,), -1)
+LINES = Takes("(N, C, L)", (3,), 1)
+PICTURES = Takes("(N, C, H, W)", (4,), 1)
+VOLUMES = Takes("(N, C, D, H, W)", (5,), 1)
+CHANNELS = {1: LINES, 2: PICTURES, 3: VOLUMES}
+
+
+def setup(
+    layer: nn.Module,
+    arguments: dict[str, Any],
+    *,
+    takes: Takes = ANY,
+    activation: Any = None,
+    weights: dict[str, str] | None = None,
+) -> None:
+    """Give ``layer`` the attributes of the layer protocol, read from its constructor's arguments.
+
+    Args:
+        arguments: ``locals()`` of ``__init__``, taken right after ``super().__init__``.
+        takes: the input accepted.
+        activation: applied last in ``forward``; softmax acts over ``takes.axis``.
+        weights: parameter name → Keras's word for it: ``{"weight": "kernel", "bias": "bias"}``
+            reads ``kernel_initializer``, ``kernel_regularizer``, ``kernel_constraint`` …
+    """
+    given = {key: value for key, value in arguments.items() if key not in ("self", "__class__")}
+    layer.config = given
+    layer.name = _checked_name(given.get("name"))
+    layer.given_input_shape = _checked_sample_shape(given.get("input_shape"))
+    layer.takes = takes
+    layer.built, layer.rank, layer.width, layer.smallest = False, None, None, None
+    layer.activation = activations.get(activation, axis=-1 if takes.axis is None else takes.axis)
+    layer.initializers, layer.penalties, layer.constraints = {}, [], []
+    for name, word in (weights or {}).items():
+        if getattr(layer, name) is None:  # use_bias=False
+            continue
+        deferred = UninitializedBuffer if name in layer._buffers else UninitializedParameter
+        setattr(layer, name, deferred())
+        layer.initializers[name] = initializers.get(given[f"{word}_initializer"])
+        penalty = regularizers.get(given.get(f"{word}_regularizer"))
+        if penalty is not None:
+            layer.penalties.append((name, penalty))
+        constraint = constraints.get(given.get(f"{word}_constraint"))
+        if constraint is not None:
+            layer.constraints.append((name, constraint))
+    layer.activity_regularizer = regularizers.get(given.get("activity_regularizer"))
+    if layer.activity_regularizer is not None:
+        layer.register_forward_hook(_store_activity_penalty, with_kwargs=True)
+    if given.get("trainable") is not None:
+        layer.trainable = bool(given["trainable"])
+
+
+def start_build(layer: nn.Module, input_shape: Shape) -> bool:
+    """Check ``input_shape`` (batch axis first, None where open), fix the width; False if built."""
+    shape = tuple(input_shape)
+    check_input(layer, shape)
+    if layer.built:
+        return False
+    layer.rank, axis = len(shape), layer.takes.axis
+    if axis is not None:
+        if shape[axis] is None:
+            raise ValueError(
+                f"{label(layer)} was given the open input shape {shape}; its weights need the size "
+                f"of axis {axis} of {layer.takes.layout}. Give it: input_shape={_example(layer)}."
+            )
+        layer.width = shape[axis]
+    return True
+
+
+def build_unweighted(layer: nn.Module, input_shape: Shape) -> None:
+    """``build`` of a layer without weights: the check alone."""
+    layer.built = start_build(layer, input_shape) or layer.built
+
+
+def make_weights(layer: nn.Module, **shapes: Sequence[int]) -> None:
+    """Materialise and initialise the named parameters that the layer has, in the order given."""
+    for name, shape in shapes.items():
+        weight = getattr(layer, name)
+        if weight is not None:
+            weight.materialize(tuple(shape))
+            fill(weight, layer.initializers[name])
+    layer.built = True
+
+
+def fill(weight: Tensor, initializer: Callable[[Tensor], Any]) -> None:
+    """``initializer`` into ``weight``, in place or by its result, whatever the weight's strides."""
+    with torch.no_grad():
+        values = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device)
+        result = initializer(values)
+        values = result if isinstance(result, Tensor) else values
+        if values.shape != weight.shape:
+            raise ValueError(
+                f"the initializer {initializer!r} gave shape {tuple(values.shape)}; expected "
+                f"{tuple(weight.shape)}, the shape of the tensor that it was given."
+            )
+        weight.copy_(values)
+
+
+def prepare(layer: nn.Module, x: Tensor) -> None:
+    """Before computing: build from the first input, else compare its shape with the one built."""
+    if layer.built:
+        check_input(layer, x.shape)
+    else:
+        layer.build((None, *x.shape[1:]))
+
+
+def activate(layer: nn.Module, y: Tensor, logits: bool) -> Tensor:
+    """The layer's activation of ``y``, or ``y`` when the logits are asked for."""
+    return y if logits or layer.activation is None else layer.activation(y)
+
+
+def check_input(layer: nn.Module, shape: Shape) -> None:
+    """Compare rank, width and smallest picture with ``shape``; a handful of integer comparisons."""
+    _, ranks, axis = layer.takes
+    if len(shape) not in ranks:
+        _refuse(layer, shape, "")
+    if layer.width is not None and shape[axis] != layer.width:
+        _refuse(layer, shape, "")
+    if layer.smallest is not None:
+        for size, least in zip(shape[2:], layer.smallest):
+            if size is not None and size < least:
+                _refuse(layer, shape, f"the window {tuple(layer.smallest)} does not fit into it")
+
+
+def label(layer: nn.Module) -> str:
+    """How messages call the layer: ``dense_1 (Dense)``."""
+    kind, name = type(layer).__name__, getattr(layer, "name", None)
+    return f"{name} ({kind})" if name else kind
+
+
+def output_shape(layer: nn.Module, input_shape: Any) -> Any:
+    """The shape that ``layer`` gives for ``input_shape``, found by running two zero samples.
+
+    Runs in eval mode without gradients, so nothing is drawn or counted except the weights of layers
+    that this builds. Axes left open (None) are tried with two sizes and stay open if they matter.
+
+    Args:
+        layer: any ``nn.Module``; a layer not built yet is built.
+        input_shape: a shape with the batch axis first, or a list of shapes for several inputs.
+
+    Example:
+        >>> output_shape(nn.Conv2d(3, 8, 3), (None, 3, None, 32))
+        (None, 8, None, 30)
+    """
+    several = bool(input_shape) and isinstance(input_shape[0], (tuple, list))
+    shapes = [tuple(shape) for shape in (input_shape if several else [input_shape])]
+    if hasattr(layer, "build") and not getattr(layer, "built", True):
+        build(layer, input_shape)
+    results = [_run_zeros(layer, shapes, several, size) for size in (64, 96)]
+    if isinstance(results[0], list):
+        return [_same_or_open(a, b) for a, b in zip(*results)]
+    return _same_or_open(*results)
+
+
+def build(layer: nn.Module, input_shape: Any) -> None:
+    """``layer.build(input_shape)`` once, for layers that have it, user-written ones included."""
+    if hasattr(layer, "build") and not getattr(layer, "built", False):
+        layer.build(input_shape)
+        layer.built = True
+
+
+def build_chain(layers: Iterable[nn.Module], input_shape: Any) -> Any:
+    """Build ``layers`` one after the other; the shape that leaves the last."""
+    for layer in layers:
+        build(layer, input_shape)
+        input_shape = output_shape(layer, input_shape)
+    return input_shape
+
+
+def twin(layer: nn.Module, kind: type[nn.Module], **changes: Any) -> Any:
+    """A ``kind`` (the torch class that ``layer`` subclasses) with its arguments and its values."""
+    if not layer.built:
+        raise ValueError(
+            f"{label(layer)} has no weights yet, so to_torch has nothing to copy; build the model "
+            "first: model.build(input_shape), or run one batch."
+        )
+    arguments = {}
+    for name in inspect.signature(kind.__init__).parameters:
+        if hasattr(layer, name) and name not in ("self", "device", "dtype"):
+            arguments[name] = getattr(layer, name)
+    if "bias" in arguments:
+        arguments["bias"] = isinstance(arguments["bias"], Tensor)
+    with torch.device("meta"):
+        module = kind(**(arguments | changes))
+    return copy_values(layer, module)
+
+
+def copy_values(layer: nn.Module, module: Any) -> Any:
+    """Give ``module`` copies of the parameters and buffers of ``layer``, and its mode."""
+    for name, value in [
+        *layer.named_parameters(recurse=False),
+        *layer.named_buffers(recurse=False),
+    ]:
+        fresh = value.detach().clone()
+        if name in module._parameters:
+            fresh = Parameter(fresh, requires_grad=value.requires_grad)
+        setattr(module, name, fresh)
+    for name in module._parameters:
+        if getattr(layer, name) is None:
+            setattr(module, name, None)
+    return module.train(layer.training)
+
+
+def plain(layer: nn.Module) -> nn.Module:
+    """``layer`` with its activation as torch modules that need no easydl; values are copied."""
+    if hasattr(layer, "to_torch"):
+        module = layer.to_torch()
+        activation = getattr(layer, "activation", None)
+        if activation is None:
+            return module
+        if isinstance(module, nn.Identity):
+            return plain(activation)
+        return nn.Sequential(module, plain(activation)).train(layer.training)
+    module = copy.deepcopy(layer)
+    if any(hasattr(part, "to_torch") for part in module.modules()):
+        for name, child in module.named_children():
+            setattr(module, name, plain(child))
+    return module
+
+
+class Layer(nn.Module):
+    """A layer of your own, à la Keras: weights made in ``build``, the sum in ``call``.
+
+    Any ``nn.Module`` may stand in a model; this class is for layers that want to see the input
+    shape before they make their weights.
+
+    Args:
+        name: what summaries and messages call it.
+        input_shape: sample shape without the batch axis, if it comes first in a model.
+        trainable: False freezes it.
+
+    Example:
+        >>> class Scale(Layer):
+        ...     def build(self, input_shape):
+        ...         self.add_weight((input_shape[-1],), "ones", name="scale")
+        ...
+        ...     def call(self, x):
+        ...         return x * self.scale
+        >>> Scale()(torch.ones(2, 3)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        input_shape: Shape | None = None,
+        trainable: bool | None = None,
+    ) -> None:
+        super().__init__()
+        setup(self, locals())
+        self.register_forward_pre_hook(_build_first)
+
+    def add_weight(
+        self,
+        shape: Sequence[int] | int = (),
+        initializer: Any = "glorot_uniform",
+        *,
+        name: str,
+        trainable: bool = True,
+        regularizer: Any = None,
+        constraint: Any = None,
+    ) -> Parameter:
+        """Make the parameter ``self.<name>``, initialised and, if asked, penalised or constrained.
+
+        Raises:
+            ValueError: if a weight of that name exists.
+        """
+        if name in self._parameters:
+            raise ValueError(
+                f"{label(self)} has a weight {name!r} already; expected a new name. If build ran "
+                "twice, end it with self.built = True."
+            )
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        weight = Parameter(torch.empty(sizes), requires_grad=trainable)
+        fill(weight, initializers.get(initializer))
+        self.register_parameter(name, weight)
+        if regularizer is not None:
+            self.penalties.append((name, regularizers.get(regularizer)))
+        if constraint is not None:
+            self.constraints.append((name, constraints.get(constraint)))
+        return weight
+
+    def build(self, input_shape: Shape) -> None:
+        """Make the weights for inputs of ``input_shape`` (batch axis first, as None)."""
+        self.built = True
+
+    def forward(self, x: Any) -> Any:
+        return self.call(x)
+
+    def call(self, x: Any) -> Any:
+        """What the layer computes; write this or ``forward``."""
+        raise NotImplementedError(
+            f"{label(self)} has neither call nor forward; write def call(self, x)."
+        )
+
+    def to_torch(self) -> nn.Module:
+        """A torch.fx graph of what the layer computes, with copies of its weights."""
+        module = copy.deepcopy(self)
+        for name, child in module.named_children():
+            setattr(module, name, plain(child))
+        return trace_module(module)
+
+
+def _build_first(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if not layer.built:
+        build(layer, (None, *inputs[0].shape[1:]))
+
+
+def _store_activity_penalty(
+    layer: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor
+) -> None:
+    if options.get("logits") or (len(inputs) > 1 and inputs[1]):
+        output = activate(layer, output, logits=False)
+    layer.activity_penalty = layer.activity_regularizer(output) / len(output)
+
+
+def _checked_name(name: Any) -> str | None:
+    if name is None or (isinstance(name, str) and name and "." not in name):
+        return name
+    raise ValueError(
+        f"name={name!r} was given; expected a text without dots, for example name='encoder'."
+    )
+
+
+def _checked_sample_shape(shape: Any) -> tuple[int | None, ...] | None:
+    if shape is None:
+        return None
+    sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    return tuple(
+        None if size is None else check_positive_int("input_shape", size) for size in sizes
+    )
+
+
+def _tokens(layer: nn.Module) -> list[str]:
+    """The layout as words, the width filled in where it is known: ``["N", "3", "H", "W"]``."""
+    tokens = layer.takes.layout.strip("()").split(", ")
+    if layer.width is not None:
+        tokens[layer.takes.axis] = str(layer.width)
+    return tokens
+
+
+def _example(layer: nn.Module) -> str:
+    names = {
+        "C": "3",
+        "F": "20",
+        "…": "10",
+        "T": "None",
+        "H": "32",
+        "W": "32",
+        "D": "16",
+        "L": "100",
+    }
+    sizes = [names.get(token, token) for token in _tokens(layer)[1:]]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+def _refuse(layer: nn.Module, shape: Shape, reason: str) -> None:
+    tokens = _tokens(layer)
+    hint = ""
+    if "C" in layer.takes.layout and len(shape) == len(tokens) > 3 and shape[-1] in (1, 3, 4):
+        last = len(shape) - 1
+        order = ", ".join(str(axis) for axis in (0, last, *range(1, last)))
+        hint = f" If the channels are last, turn them: np.transpose(x, ({order}))."
+    elif len(shape) == len(tokens) - 1:
+        where = "x[:, None]" if layer.takes.axis == 1 else "x[..., None]"
+        hint = f" An axis is missing: {where} adds one of size 1."
+    elif len(shape) > max(layer.takes.ranks):
+        hint = " An axis is too many; Flatten(), Reshape(…) or TimeDistributed(…) may be meant."
+    given = "(" + ", ".join("N" if i == 0 else str(n) for i, n in enumerate(shape)) + ")"
+    raise ValueError(
+        f"{label(layer)} was given input of shape {given}; expected ({', '.join(tokens)})"
+        f"{': ' + reason if reason else ''}.{hint}"
+    )
+
+
+def _run_zeros(layer: nn.Module, shapes: list[tuple], several: bool, size: int) -> Any:
+    first = next(part for part in layer.modules() if not list(part.children()))
+    like = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
+    dtype = torch.long if isinstance(first, nn.Embedding) else like.dtype
+    batches = [
+        torch.zeros(
+            [2, *(size if n is None else n for n in s[1:])], dtype=dtype, device=like.device
+        )
+        for s in shapes
+    ]
+    modes = [(part, part.training) for part in layer.modules()]
+    try:
+        layer.eval()
+        with torch.no_grad():
+            result = layer(batches if several else batches[0])
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    if isinstance(result, (tuple, list)):
+        return [tuple(part.shape) for part in result]
+    return tuple(result.shape)
+
+
+def _same_or_open(a: Sequence[int], b: Sequence[int]) -> tuple[int | None, ...]:
+    return (None, *(n if n == m else None for n, m in zip(a[1:], b[1:])))
