@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,9 +56,7 @@ def mean_squared_logarithmic_error(
     return _reduce((first - second) ** 2, reduction)
 
 
-def huber(
-    y_pred: Tensor, y_true: Tensor, reduction: str = "mean", *, delta: float = 1.0
-) -> Tensor:
+def huber(y_pred: Tensor, y_true: Tensor, reduction: str = "mean", *, delta: float = 1.0) -> Tensor:
     """Huber's loss: ½e² where ``|e| ≤ delta``, else ``delta·(|e| − ½delta)``.
 
     Reference: P. J. Huber, 1964, "Robust estimation of a location parameter".
@@ -350,9 +347,10 @@ def denominator(loss: Any, y_true: Tensor) -> Tensor | None:
 
 def is_index_loss(loss: Any) -> bool:
     """Whether a torch loss takes class indices."""
-    return isinstance(
-        loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-    ) or loss in (F.cross_entropy, F.nll_loss)
+    return isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)) or loss in (
+        F.cross_entropy,
+        F.nll_loss,
+    )
 
 
 def is_elementwise(loss: Any) -> bool:

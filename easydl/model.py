@@ -115,7 +115,8 @@ class Model(nn.Module):
                 several outputs. Crossentropies by name train on the logits, whether the network
                 ends in softmax/sigmoid or in nothing.
             loss_weights: each output's factor in the total, list or dict.
-            metrics: names, ``easydl.metrics`` objects or callables; a dict or nested list by output.
+            metrics: names, ``easydl.metrics`` objects or callables; a dict or nested list for
+                several outputs.
             weighted_metrics: the same, with sample and class weights applied.
             device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
             precision: ``"float32"``, or mixed ``"bfloat16"`` or ``"float16"`` by autocast.
@@ -262,9 +263,10 @@ class Model(nn.Module):
         check_positive_int("epochs", epochs)
         check_positive_int("initial_epoch", initial_epoch, minimum=0)
         check_positive_int("validation_freq", validation_freq)
-        for name, steps in (("steps_per_epoch", steps_per_epoch), ("validation_steps", validation_steps)):  # fmt: skip
-            if steps is not None:
-                check_positive_int(name, steps)
+        if steps_per_epoch is not None:
+            check_positive_int("steps_per_epoch", steps_per_epoch)
+        if validation_steps is not None:
+            check_positive_int("validation_steps", validation_steps)
         self._use_device()
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source, class_weight=None)
@@ -498,7 +500,7 @@ class Model(nn.Module):
     @property
     def is_built(self) -> bool:
         """Whether every weight has its shape."""
-        return not any(isinstance(p, nn.parameter.UninitializedParameter) for p in self.parameters())
+        return not saving.has_open_shapes(self)
 
     def build(self, input_shape: Any) -> None:
         """Fix the shapes: ``build((20,))``, or Keras's ``build((None, 20))``."""
@@ -677,5 +679,3 @@ def _add_prefix(module: nn.Module, state: Any, prefix: str, *_: Any) -> None:
     for key in list(state):
         if key.startswith(prefix) and not key.startswith(prefix + "network."):
             state[prefix + "network." + key[len(prefix) :]] = state.pop(key)
-
-

@@ -68,9 +68,7 @@ def load_weights(model: nn.Module, path: Any) -> None:
     model.load_state_dict(tensors)
 
 
-def check_same_architecture(
-    own: dict[str, Tensor], given: dict[str, Tensor], what: str
-) -> None:
+def check_same_architecture(own: dict[str, Tensor], given: dict[str, Tensor], what: str) -> None:
     """Raise, listing what is missing, what is too much, and which shapes differ."""
     missing = [key for key in own if key not in given]
     extra = [key for key in given if key not in own]
@@ -106,8 +104,13 @@ def set_weights(model: nn.Module, weights: Sequence[Any]) -> None:
     model.load_state_dict(tensors)
 
 
+def has_open_shapes(module: nn.Module) -> bool:
+    """Whether a weight still waits for the input shape."""
+    return any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters())
+
+
 def _require_built(model: nn.Module, verb: str) -> None:
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+    if has_open_shapes(model):
         raise ValueError(
             f"{verb} was called before the shapes are known; expected input_shape= on the first "
             "layer, model.build(shape), or a first fit."

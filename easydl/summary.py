@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from easydl.data.convert import leaves
+from easydl.saving import has_open_shapes
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -20,7 +21,7 @@ def summary_text(model: Model) -> str:
     rows = []
     for layer, name in zip(model.layers, model.layer_names()):
         count: Any = "?"
-        if not _unbuilt(layer):
+        if not has_open_shapes(layer):
             count = f"{sum(p.numel() for p in layer.parameters()):,}"
         rows.append((f"{name} ({type(layer).__name__})", shapes.get(id(layer), "?"), count))
     header = ("Layer (type)", "Output Shape", "Param #")
@@ -28,7 +29,7 @@ def summary_text(model: Model) -> str:
     line = "  ".join("─" * width for width in widths)
     table = [f"Model: {model.name!r} on {model.device}", line, _row(header, widths), line]
     table += [_row(row, widths) for row in rows] + [line]
-    if _unbuilt(model):
+    if has_open_shapes(model):
         return "\n".join([*table, "Parameters are counted once the input shape is known: build()."])
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -47,14 +48,10 @@ def _row(cells: tuple[str, str, str], widths: list[int]) -> str:
     return f"{first:<{widths[0]}}  {second:<{widths[1]}}  {third:>{widths[2]}}"
 
 
-def _unbuilt(module: nn.Module) -> bool:
-    return any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters())
-
-
 def _measure(model: Model) -> tuple[dict[int, str], int | None]:
     """Output shapes by layer and the multiply-adds of one sample, from one pass over zeros."""
     shape = model.given_input_shape
-    if shape is None or _unbuilt(model):
+    if shape is None or has_open_shapes(model):
         return {}, None
     shapes: dict[int, str] = {}
     recurrent = [0]

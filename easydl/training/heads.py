@@ -290,9 +290,11 @@ class Head:
             return None
         from_logits = getattr(self.loss, "from_logits", False)
         crossentropy = getattr(self.loss, "crossentropy", None)
-        if crossentropy == "binary" and from_logits or isinstance(self.loss, nn.BCEWithLogitsLoss):
+        if (crossentropy == "binary" and from_logits) or isinstance(
+            self.loss, nn.BCEWithLogitsLoss
+        ):
             return torch.sigmoid
-        if crossentropy == "categorical" and from_logits or isinstance(
+        if (crossentropy == "categorical" and from_logits) or isinstance(
             self.loss, (nn.CrossEntropyLoss, nn.NLLLoss)
         ):
             return nn.Softmax(dim=self.class_axis)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from easydl.callbacks import Callback, TerminateOnNaN
+from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
 from easydl.data.convert import leaves
 from easydl.training.meter import BatchLogs, Meter
@@ -114,11 +115,7 @@ def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable
     else:
         names = ("on_test_batch_begin", "on_test_batch_end")
     begin, end = (
-        [
-            getattr(callback, name)
-            for callback in callbacks
-            if name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name)
-        ]
+        [getattr(callback, name) for callback in callbacks if overrides(callback, name)]
         for name in names
     )
     return begin, end

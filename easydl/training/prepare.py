@@ -419,4 +419,3 @@ def try_out(model: Model, x: Tree) -> Any:
             hook.remove()
         for module, training in modes:
             module.training = training
-
