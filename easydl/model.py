@@ -451,7 +451,7 @@ class Model(nn.Module):
     # -- looking at it and taking it out -------------------------------------------------------
 
     @property
-    def layers(self) -> list[nn.Module]:
+    def layers(self) -> list[Any]:
         """The layers in order: the wrapped network's, or the subclass's own."""
         return list((self if self.network is None else self.network).children())
 

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from easydl.layers.base import output_shape

@@ -267,9 +267,7 @@ class Stream:
         order = range(len(dataset))  # type: ignore[arg-type]
         if self.shuffle:
             order = torch.randperm(len(order), generator=generator).tolist()  # type: ignore
-        return DataLoader(
-            dataset, batch_size=self.batch_size, sampler=order, generator=generator
-        )  # type: ignore[arg-type]
+        return DataLoader(dataset, batch_size=self.batch_size, sampler=order, generator=generator)  # type: ignore[arg-type]
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

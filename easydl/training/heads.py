@@ -75,7 +75,7 @@ class Head:
         if loss is not None and strict:
             check_activation(loss, ending, self.shape, output, self.label)
         self.loss = _choose_form(loss, ending, activation)
-        self.per_sample = losses.per_sample_form(self.loss) if loss is not None else None
+        self.per_sample = losses.per_sample_form(self.loss)
         self.kind = self._kind()
         self.class_axis = self._class_axis(output, activation, sample)
         if self.kind == "categorical":
@@ -380,7 +380,7 @@ def check_activation(
 
 
 def _name(loss: Any) -> str:
-    return getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__))
 
 
 def _rows(shape: tuple[int, ...]) -> str:

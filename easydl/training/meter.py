@@ -34,7 +34,7 @@ class Meter:
 
     def reset(self) -> None:
         self._parts: list[tuple[dict[str, Tensor], int | Tensor]] = []
-        self._pending: list[tuple[Any, Any, Tensor | None]] = []
+        self._pending: list[tuple[Any, Any, Any]] = []
         self._pending_size = 0
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor | float] = {}
@@ -94,7 +94,7 @@ class Meter:
                 if not head.metrics and not head.weighted_metrics:
                     continue
                 kept = [
-                    (leaves(outputs)[index], leaves(y)[index] if y is not None else None, w)
+                    (leaves(outputs)[index], leaves(y)[index], w)
                     for outputs, y, w in self._pending
                 ]
                 predicted = head.predictions(torch.cat([k[0].detach() for k in kept]))

@@ -68,7 +68,7 @@ def get_ready(model: Model, source: Source, class_weight: Any = None, what: str 
         source.prepare = prepare_batch
 
 
-def get_inputs_ready(model: Model, source: Source, what: str = "") -> None:
+def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
     """Build the network if need be; check and cast the inputs."""
     x, _, _ = source.peek()
     dtype, whole = input_dtype(model), keeps_integers(model)
@@ -211,7 +211,8 @@ def hold_out(
             )
         parts = validation_data
         if isinstance(parts, (tuple, list)) and len(parts) in (2, 3):
-            validation = as_source(*parts, what="x of validation_data")
+            x, y, weights = (*parts, None)[:3]
+            validation = as_source(x, y, weights, what="x of validation_data")
         else:
             validation = as_source(parts, what="validation_data")
         get_ready(model, validation, what="validation_data")
