@@ -12,40 +12,34 @@ import torch
 from easydl.errors import check_positive_int, did_you_mean
 
 
-def seed(number: int) -> None:
-    """Make a run repeatable: seeds Python, NumPy and torch on every device.
+def set_random_seed(seed: int) -> None:
+    """Make a run repeatable: seeds Python, NumPy and torch on every device; also ``easydl.seed``.
 
     Equal seeds give equal weights and batches on the same machine and versions; some CUDA kernels
-    still round differently from run to run unless ``torch.use_deterministic_algorithms(True)``.
+    still round differently from run to run without ``torch.use_deterministic_algorithms(True)``.
 
     Args:
-        number: From 0 to 2³² − 1.
+        seed: From 0 to 2³² − 1.
 
     Raises:
         ValueError: For another number.
 
     Example:
-        >>> seed(0)
+        >>> set_random_seed(0)
         >>> a = torch.rand(2)
-        >>> seed(0)
+        >>> set_random_seed(0)
         >>> bool((a == torch.rand(2)).all())
         True
     """
-    number = check_positive_int("seed", number, minimum=0)
-    if number >= 2**32:
-        raise ValueError(f"seed={number} was given; expected less than 2**32 = {2**32}.")
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
+    seed = check_positive_int("seed", seed, minimum=0)
+    if seed >= 2**32:  # NumPy's limit
+        raise ValueError(f"seed={seed} was given; expected less than 2**32, for example seed=0.")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
-def set_random_seed(seed_number: int) -> None:
-    """Keras's name of :func:`seed`.
-
-    Example:
-        >>> set_random_seed(0)
-    """
-    seed(seed_number)
+seed = set_random_seed
 
 
 def to_categorical(y: Any, num_classes: int | None = None) -> np.ndarray:
@@ -77,7 +71,8 @@ def to_categorical(y: Any, num_classes: int | None = None) -> np.ndarray:
         )
     if labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
-    whole = labels.astype(np.int64) if np.isfinite(labels).all() else np.full(labels.shape, -1)
+    in_range = np.abs(labels) < 2**31 if labels.dtype.kind == "f" else True  # also no NaN
+    whole = np.where(in_range, labels, -1).astype(np.int64)
     if num_classes is None:
         count = max(int(whole.max()) + 1, 1)
     else:
