@@ -74,7 +74,7 @@ def confusion_matrix(y_true: Any, y_pred: Any, classes: Sequence[Any] | None = N
     counts, names = _count(true, said, classes)
     side = _confusion_side(names)
     figure = _figure(side + 0.6, side)
-    _draw_confusion(figure.add_subplot(), counts, names)
+    _draw_confusion(figure.add_subplot(), counts, names, side)
     return figure
 
 
@@ -105,8 +105,8 @@ def pictures(images: Any, titles: Sequence[str] | None = None, columns: int = 8)
         )
     columns = max(1, min(columns, len(shown)))
     rows = math.ceil(len(shown) / columns)
-    width, height = _picture_size(shown, titles)
-    figure = _figure(max(width * columns, 1.5), max(height * rows, 1.5))
+    width, height = _picture_size(shown, titles, columns)
+    figure = _figure(width * columns, height * rows)
     _draw_pictures(figure, shown, titles, rows, columns)
     return figure
 
@@ -196,10 +196,11 @@ def report(
         right.suptitle("highest loss")
     else:
         left = below
-    _draw_confusion(left.add_subplot(), counts, names)
+    _draw_confusion(left.add_subplot(), counts, names, side)
     path = os.fspath(path)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     figure.savefig(path, dpi=100)
+    _close(figure)
     return path
 
 
@@ -254,26 +255,26 @@ def decision_boundary(
     colours, texts = _colours(count), _names(classes, count)
     figure = _figure(5.6, 5.0)
     axes = figure.add_subplot()
+    place: dict[str, Any] = {
+        "extent": (first[0], first[-1], second[0], second[-1]),
+        "origin": "lower",
+        "aspect": "auto",
+    }
     if outputs.shape[1] == 1:
         said = outputs.reshape(resolution, resolution)
         middle = (float(labels.min()) + float(labels.max())) / 2
         reach = max(abs(said - middle).max(), 0.5)
-        levels = np.linspace(middle - reach, middle + reach, 21)
+        ends = (middle - reach, middle + reach)
         fade = _fade(colours[0], colours[1])
-        filled = axes.contourf(first, second, said, levels=levels, cmap=fade, alpha=0.75)
-        axes.contour(first, second, said, levels=[middle], colors="black", linewidths=1.5)
-        figure.colorbar(filled, ax=axes, label="output", ticks=[levels[0], middle, levels[-1]])
+        shades = axes.imshow(said, cmap=fade, vmin=ends[0], vmax=ends[1], alpha=0.6, **place)
+        if said.min() < middle < said.max():
+            axes.contour(first, second, said, levels=[middle], colors="black", linewidths=1.5)
+        figure.colorbar(shades, ax=axes, label="output", ticks=[ends[0], middle, ends[1]])
     else:
         said, sure = outputs.argmax(1), outputs.max(1)
         strength = np.clip((sure - 1 / count) / (1 - 1 / count), 0, 1)[:, None] * 0.5 + 0.1
-        picture = (1 - strength) + strength * np.array(colours)[said]
-        axes.imshow(
-            picture.reshape(resolution, resolution, 3),
-            extent=(first[0], first[-1], second[0], second[-1]),
-            origin="lower",
-            aspect="auto",
-            interpolation="bilinear",
-        )
+        picture = 1 - strength * (1 - np.array(colours)[said])
+        axes.imshow(picture.reshape(resolution, resolution, 3), **place)
     for label in np.unique(labels):
         rows = points[labels == label]
         axes.scatter(
@@ -360,10 +361,17 @@ def _figure(width: float, height: float) -> Figure:
             "a plot needs the package matplotlib, which is not installed: pip install matplotlib."
         ) from error
     figure = pyplot.figure(figsize=(width, height), dpi=100, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # inches, around every panel
     backend = matplotlib.get_backend().lower()
     if backend == "agg" or "inline" in backend:
-        pyplot.close(figure)  # else a notebook draws it twice, and a script keeps each in memory
+        _close(figure)  # else a notebook draws it twice, and a script keeps each in memory
     return figure
+
+
+def _close(figure: Figure) -> None:
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
 
 
 def _panels(
@@ -420,7 +428,7 @@ def _confusion_side(names: list[str]) -> float:
     return min(max(3.6, 1.4 + cell * len(names) + 0.06 * max(map(len, names))), 20.0)
 
 
-def _draw_confusion(axes: Axes, counts: np.ndarray, names: list[str]) -> None:
+def _draw_confusion(axes: Axes, counts: np.ndarray, names: list[str], side: float) -> None:
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     total = int(counts.sum())
@@ -435,7 +443,8 @@ def _draw_confusion(axes: Axes, counts: np.ndarray, names: list[str]) -> None:
             text.set(rotation=45, ha="right", rotation_mode="anchor")
     if len(names) > MOST_CLASSES_WITH_COUNTS:
         return
-    size = 10 if counts.max() < 1000 else 8 if counts.max() < 10_000 else 7
+    cell = 72 * (side - 1.4) / len(names)  # points
+    size = min(11.0, cell / (0.62 * len(str(counts.max())) + 0.6))
     for row, column in np.ndindex(counts.shape):
         count = int(counts[row, column])
         colour = "0.75" if count == 0 else "white" if share[row, column] > 0.5 else "black"
@@ -496,13 +505,15 @@ def _as_pictures(images: Any) -> np.ndarray:
     return (array - low) / (high - low)
 
 
-def _picture_size(shown: np.ndarray, titles: Sequence[str] | None) -> tuple[float, float]:
+def _picture_size(
+    shown: np.ndarray, titles: Sequence[str] | None, columns: int
+) -> tuple[float, float]:
     """Inches of one picture with its title, at a font size of 8."""
     longest = max((len(line) for title in titles or [] for line in title.split("\n")), default=0)
-    width = max(1.1, 0.07 * longest + 0.15)
+    width = max(1.1, min(9.0 / columns, 3.0), 0.07 * longest + 0.15)
     height = width * min(max(shown.shape[1] / shown.shape[2], 0.25), 4.0)
     lines = max((title.count("\n") + 1 for title in titles or []), default=0)
-    return width, height + 0.17 * lines
+    return width, height + 0.17 * lines + 0.05
 
 
 def _draw_pictures(
