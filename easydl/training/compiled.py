@@ -110,6 +110,10 @@ class Compiled:
         if self.optimizer is not None or not self.parameters:
             return
         self.optimizer = self.optimizer_spec.make(self.parameters)
+        if self.scaler.is_enabled() and isinstance(self.optimizer, torch.optim.SGD):
+            # torch's fused SGD spoils its momentum on the steps that the scaler wants skipped;
+            # this has the scaler skip them itself, as it does for optimizers that are not fused.
+            self.optimizer._step_supports_amp_scaling = False
         schedule = self.schedule
         if schedule is None:
             schedule = getattr(self.optimizer_spec, "schedule", None)
