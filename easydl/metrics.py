@@ -360,10 +360,11 @@ class FunctionMetric(_Mean):
     def update(self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None = None) -> None:
         """Take one batch in."""
         y_pred, y_true = y_pred.detach(), y_true.detach()
-        if y_true.numel() == y_pred.numel():  # (N,) beside (N, 1) would broadcast to (N, N)
+        rows = y_pred.shape[0]
+        # (N,) beside (N, 1) would broadcast to (N, N), and one row to all of them.
+        if y_true.numel() == y_pred.numel() or y_true.shape[:1] != y_pred.shape[:1]:
             y_true = _aligned(self, y_pred, y_true)
         values = torch.as_tensor(self.function(y_pred, y_true)).detach()
-        rows = y_pred.shape[0]
         if values.ndim == 0:
             if sample_weight is not None:
                 raise ValueError(
@@ -636,23 +637,18 @@ class ConfusionMatrix(Metric):
     def __init__(self, classes: int | Sequence[Any] | None = None, name: str | None = None) -> None:
         super().__init__(name)
         self.classes = classes
-
-    def _size(self) -> int | None:
-        if self.classes is None:
-            return None
-        if isinstance(self.classes, (list, tuple)):
-            return len(self.classes)
-        return check_positive_int("classes", self.classes, minimum=2)
+        named = isinstance(classes, (list, tuple))
+        count = len(classes) if named else classes  # type: ignore[arg-type]
+        self._size = None if count is None else check_positive_int("classes", count, minimum=2)
 
     def update(self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None = None) -> None:
         """Take one batch in."""
         classes, predicted, actual, weight = _classified(
             self, y_pred.detach(), y_true.detach(), sample_weight
         )
-        expected = self._size()
-        if expected not in (None, classes):
+        if self._size not in (None, classes):
             raise ValueError(
-                f"{self.name} was made for {expected} classes and the outputs have "
+                f"{self.name} was made for {self._size} classes and the outputs have "
                 f"{classes} (shape {tuple(y_pred.shape)}); write ConfusionMatrix({classes})."
             )
         cells = _histogram(actual * classes + predicted, weight, (classes + 1) * classes)
@@ -663,8 +659,7 @@ class ConfusionMatrix(Metric):
     def result(self) -> np.ndarray:
         """The matrix so far."""
         if not self.state:
-            size = self._size() or 0
-            return np.zeros((size, size), dtype=np.int64)
+            return np.zeros((self._size or 0, self._size or 0), dtype=np.int64)
         (cells,) = self._read("cells")
         _check_labels(self, cells[-1].sum(), cells.shape[1])
         return cells[:-1] if "weighted" in self.state else cells[:-1].round().astype(np.int64)
@@ -674,7 +669,7 @@ class AUC(Metric):
     """The area under the ROC curve: how often a positive is ranked above a negative.
 
     Exact, with ties counted half, where Keras's has 200 thresholds; so it keeps every score, label
-    and weight on the device until ``reset`` (5 bytes a row, or 9 with weights). The scores may be
+    and weight on the device until ``reset`` (5 bytes a row, 13 with weights). The scores may be
     probabilities or logits. Without both classes, and if a score is NaN, the result is nan.
 
     Reference: Fawcett, 2006, An introduction to ROC analysis, algorithm 3.
@@ -745,7 +740,8 @@ class AUC(Metric):
         if not self.batches:
             return 0.0
         device = self.batches[0][0].device
-        device = torch.device("cpu") if device.type == "mps" else device  # needs float64
+        if device.type == "mps" or torch.are_deterministic_algorithms_enabled():
+            device = torch.device("cpu")  # MPS has no float64, CUDA no deterministic cumsum
         scores = torch.cat([batch[0].to(device) for batch in self.batches])
         true = torch.cat([batch[1].to(device) for batch in self.batches])
         weight = torch.ones((), dtype=torch.float64, device=device).expand_as(scores)
@@ -975,4 +971,4 @@ def _number(name: str, value: Any) -> float:
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

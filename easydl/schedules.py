@@ -22,7 +22,6 @@ from torch.optim.lr_scheduler import (
     LambdaLR,
     LRScheduler,
     OneCycleLR,
-    ReduceLROnPlateau,
 )
 
 from easydl.errors import check_between, check_positive_int
@@ -303,7 +302,7 @@ class CosineDecayRestarts(LearningRateSchedule):
     """Fall along half a cosine again and again, each time over more steps.
 
     Formula: fall number i (from 0) is ``first_decay_steps · t_mul^i`` steps long and begins at
-    ``initial_learning_rate · m_mul^i``.
+    ``initial_learning_rate · m_mul^i``. Keras's float32 logarithm can be a step late to restart.
 
     Reference: Loshchilov and Hutter, 2017, SGDR, arXiv:1608.03983.
 
@@ -410,11 +409,6 @@ class TorchSchedule:
             raise ValueError(
                 "the schedule returned a torch scheduler of another optimizer; pass the one it is "
                 "called with on, for example schedule=lambda optimizer: StepLR(optimizer, 10)."
-            )
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ValueError(
-                "torch's ReduceLROnPlateau needs a measured value at every step; write "
-                "fit(…, callbacks=[ReduceLROnPlateau(monitor='val_loss')]) with easydl's callback."
             )
         if isinstance(scheduler, (OneCycleLR, CyclicLR)):
             scheduler.easydl_interval = "step"  # type: ignore[union-attr]
