@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree
 from easydl.data.sources import Batch, check_weights
@@ -348,10 +349,7 @@ def check_monitors(hooks: list, state: Compiled, validates: bool) -> None:
         names += [prefix + key for key, _ in head.metrics + head.weighted_metrics]
     if validates:
         names += [f"val_{name}" for name in names]
-    for hook in hooks:
-        check = getattr(hook, "check_monitor", None)
-        if check is not None:
-            check(names)
+    check_monitored_names(hooks, names)
 
 
 def say_what_will_be_done(
