@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from easydl.callbacks.base import Callback, Logs
-from easydl.callbacks.history import number
+from easydl.callbacks.history import count, number
 from easydl.callbacks.monitor import Monitor
 from easydl.callbacks.progress import say
 from easydl.errors import check_positive_int
@@ -107,7 +107,7 @@ class EarlyStopping(Callback):
             best = "" if self.best is None else f", best {number(self.best)}"
             say(
                 f"epoch {self.stopped_epoch + 1}: early stopping, "
-                f"{self.monitor} did not improve for {self.wait} epochs{best}"
+                f"{self.monitor} did not improve for {count(self.wait, 'epoch')}{best}"
             )
         if self.best_weights is not None:
             if self.verbose > 0:

@@ -72,14 +72,18 @@ class History(Callback):
         return plotting.curves(self)
 
     def __repr__(self) -> str:
-        count = len(self.epoch)
-        text = f"History of {count} epoch{'' if count == 1 else 's'}"
+        text = f"History of {count(len(self.epoch), 'epoch')}"
         ends = [
             f"{name} {number(values[0])} → {number(values[-1])}"
             for name, values in self.history.items()
             if isinstance(values[0], float)
         ]
         return f"{text}: {', '.join(ends)}" if ends else text
+
+
+def count(size: int, noun: str) -> str:
+    """``"1 epoch"``, ``"2 epochs"``."""
+    return f"{size} {noun}{'' if size == 1 else 's'}"
 
 
 def number(value: float) -> str:
