@@ -312,9 +312,12 @@ def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
         loss = copy.copy(loss)
         loss.reduction = "none"
     name = getattr(loss, "__name__", type(loss).__name__)
+    takes_reduction = isinstance(loss, Loss) or (
+        inspect.isfunction(loss) and "reduction" in inspect.signature(loss).parameters
+    )
 
     def values_of(y_pred: Tensor, y_true: Tensor) -> Tensor:
-        if isinstance(loss, Loss):
+        if takes_reduction:
             values = loss(y_pred, y_true, reduction="none")
         else:
             values = loss(y_pred, y_true)

@@ -98,6 +98,10 @@ class Head:
             output = output.movedim(1, -1)
         if sample_weight is None:
             loss = self.loss(output, y)
+            if self.counts_by_target and loss.dim() == 0:
+                counted = losses.denominator(self.loss, y)
+                # Only ignored targets: torch's mean over nothing is nan, but its gradient is 0.
+                loss = loss if counted is None else loss.where(counted > 0, 0)
             return loss if loss.dim() == 0 else loss.mean()
         return (self.per_sample(output, y) * sample_weight).mean()
 
@@ -139,7 +143,8 @@ class Head:
 
     def _class_targets(self, y: Tensor, what: str) -> Tensor:
         shape = tuple(y.shape[1:])
-        if shape in (self.positions, self.positions + (1,)):
+        mask = (1, *self.positions) if self.class_axis == 1 else self.positions
+        if shape in (self.positions, self.positions + (1,), mask):
             return self._index_targets(y.reshape(len(y), *self.positions), what)
         axis = self.class_axis if self.class_axis > 0 else y.dim() - 1
         if shape != self.shape and _same_but_ones(y, self.shape) and len(self.shape) == 1:
@@ -272,7 +277,7 @@ class Head:
             return -1
         shape = tuple(sample.shape[1:])
         last = shape in (self.shape[:-1], self.shape[:-1] + (1,))
-        first = shape in (self.shape[1:], self.shape[1:] + (1,))
+        first = shape in (self.shape[1:], self.shape[1:] + (1,), (1, *self.shape[1:]))
         if last and first and self.shape[0] != self.shape[-1]:
             last = False
         if last and first:

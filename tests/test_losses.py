@@ -1,0 +1,352 @@
+"""Losses: Keras's numbers in torch's order, one contract for all, and what ``compile`` accepts."""
+
+from __future__ import annotations
+
+import inspect
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import keras
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import easydl as dl
+from easydl import losses
+
+torch.set_num_threads(1)
+
+# Keras's variables on torch lack NumPy 2's ``copy`` argument.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+KERAS_NAME = {"logcosh": "log_cosh"}
+FUNCTIONS = [
+    name
+    for name in losses.__all__
+    if inspect.isfunction(getattr(losses, name))
+    and "reduction" in inspect.signature(getattr(losses, name)).parameters
+]
+CLASSES = [name for name in losses.__all__ if name[0].isupper() and name not in ("NAMES", "Loss")]
+
+
+def random_pair(name: str, *shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Outputs and targets that ``name`` is meant for; ``shape`` ends in the classes."""
+    generator = np.random.default_rng(seed)
+    y_pred, y_true = generator.normal(size=(2, *shape))
+    classes = generator.integers(shape[-1], size=shape[:-1])
+    if name in ("poisson", "mean_squared_logarithmic_error", "msle"):
+        y_pred, y_true = np.abs(y_pred) + 0.1, np.abs(y_true)
+    elif name in ("kl_divergence", "kld"):
+        y_pred, y_true = (np.exp(a) / np.exp(a).sum(-1, keepdims=True) for a in (y_pred, y_true))
+    elif name in ("hinge", "squared_hinge"):
+        y_true = np.sign(y_true)
+    elif name == "binary_crossentropy":
+        y_pred, y_true = 1 / (1 + np.exp(-y_pred)), (y_true > 0).astype(float)
+    elif name.startswith(("categorical", "sparse")):
+        y_pred = np.exp(y_pred) / np.exp(y_pred).sum(-1, keepdims=True)
+        y_true = classes if name.startswith("sparse") else np.eye(shape[-1])[classes]
+    return torch.tensor(y_pred), torch.tensor(y_true)
+
+
+def keras_values(name: str, y_pred: Tensor, y_true: Tensor, **options) -> np.ndarray:
+    """Keras's loss of each row or position."""
+    function = keras.losses.get(KERAS_NAME.get(name, name))
+    return np.asarray(function(y_true, y_pred, **options))
+
+
+# -- reference numbers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (5, 3, 4)], ids=str)
+@pytest.mark.parametrize("name", losses.NAMES)
+def test_loss_equals_keras(name, shape):
+    y_pred, y_true = random_pair(name, *shape)
+    expected = keras_values(name, y_pred, y_true)
+    loss = losses.get(name)
+    assert float(loss(y_pred, y_true)) == pytest.approx(expected.mean(), rel=1e-6)
+    per_sample = expected.reshape(len(expected), -1).mean(1)
+    np.testing.assert_allclose(loss(y_pred, y_true, reduction="none"), per_sample, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
+@pytest.mark.parametrize("shape", [(7, 4), (5, 3, 4)], ids=str)
+def test_crossentropy_from_logits_equals_keras(name, shape):
+    y_pred, y_true = random_pair(name, *shape)
+    logits = 5 * (y_pred.log() + 1)
+    expected = keras_values(name, logits, y_true, from_logits=True)
+    loss = losses.NAMES[name](from_logits=True)
+    assert float(loss(logits, y_true)) == pytest.approx(expected.mean(), rel=1e-6)
+    per_sample = expected.reshape(len(expected), -1).mean(1)
+    np.testing.assert_allclose(loss(logits, y_true, reduction="none"), per_sample, rtol=1e-6)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("name", ["categorical_crossentropy", "binary_crossentropy"])
+def test_crossentropy_label_smoothing_equals_keras(name, from_logits):
+    y_pred, y_true = random_pair(name, 7, 4)
+    outputs = y_pred.logit() if from_logits else y_pred
+    options = {"from_logits": from_logits, "label_smoothing": 0.2}
+    expected = keras_values(name, outputs, y_true, **options)
+    loss = losses.NAMES[name](**options)
+    assert float(loss(outputs, y_true)) == pytest.approx(expected.mean(), rel=1e-6)
+    np.testing.assert_allclose(loss(outputs, y_true, reduction="none"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_crossentropy_label_smoothing_is_the_same_for_indices_and_one_hot(from_logits):
+    y_pred, one_hot = random_pair("categorical_crossentropy", 7, 4)
+    loss = losses.CategoricalCrossentropy(from_logits, label_smoothing=0.3)
+    assert float(loss(y_pred, one_hot.argmax(-1))) == pytest.approx(float(loss(y_pred, one_hot)))
+
+
+@pytest.mark.parametrize("delta", [0.3, 2.0])
+def test_huber_equals_keras_with_delta(delta):
+    y_pred, y_true = random_pair("huber", 7, 4)
+    expected = keras_values("huber", y_pred, y_true, delta=delta).mean()
+    assert float(losses.Huber(delta)(y_pred, y_true)) == pytest.approx(expected, rel=1e-6)
+
+
+TORCH = {
+    "mse": F.mse_loss,
+    "mae": F.l1_loss,
+    "huber": F.huber_loss,
+    "binary_crossentropy": F.binary_cross_entropy,
+    "categorical_crossentropy": lambda p, y: F.nll_loss(p.log(), y.argmax(-1)),
+    "sparse_categorical_crossentropy": lambda p, y: F.nll_loss(p.log(), y),
+    "cosine_similarity": lambda p, y: F.cosine_embedding_loss(p, y, torch.ones(len(p))) - 1,
+    "kl_divergence": lambda p, y: F.kl_div(p.log(), y, reduction="batchmean"),
+    "poisson": lambda p, y: F.poisson_nll_loss(p, y, log_input=False),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_loss_equals_torch(name):
+    y_pred, y_true = random_pair(name, 7, 4)
+    expected = float(TORCH[name](y_pred, y_true))
+    assert float(losses.get(name)(y_pred, y_true)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_crossentropy_from_logits_is_torchs_to_the_bit():
+    logits, target = torch.randn(7, 4), torch.randint(4, (7,))
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert torch.equal(loss(logits, target), F.cross_entropy(logits, target))
+    loss = losses.BinaryCrossentropy(from_logits=True)
+    targets = torch.rand(7, 4)
+    assert torch.equal(loss(logits, targets), F.binary_cross_entropy_with_logits(logits, targets))
+
+
+# -- one contract for every loss -------------------------------------------------------------------
+
+
+def every_form() -> list:
+    """Each name, class and function, once, with the name that chooses its data."""
+    forms = [pytest.param(losses.get(name), name, id=name) for name in losses.NAMES]
+    snake = {factory: name for name, factory in reversed(losses.NAMES.items())}
+    for name in CLASSES:
+        factory = getattr(losses, name)
+        forms.append(pytest.param(factory(), snake[factory], id=name))
+    forms += [pytest.param(getattr(losses, name), name, id=f"{name}()") for name in FUNCTIONS]
+    return forms
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 3, 4), (6, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize(("loss", "name"), every_form())
+def test_loss_mean_is_the_mean_of_the_samples(loss, name, shape):
+    y_pred, y_true = random_pair(name, *shape)
+    mean, values = loss(y_pred, y_true), loss(y_pred, y_true, reduction="none")
+    assert mean.shape == () and values.shape == (6,)
+    assert float(mean) == pytest.approx(float(values.mean()), rel=1e-9)
+    one_by_one = [float(loss(p[None], y[None])) for p, y in zip(y_pred, y_true)]
+    np.testing.assert_allclose(values, one_by_one, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("loss", "name"), every_form())
+def test_loss_gradient_is_right(loss, name):
+    y_pred, y_true = random_pair(name, 5, 3)
+    assert torch.autograd.gradcheck(lambda p: loss(p, y_true), y_pred.requires_grad_())
+
+
+def logit_losses() -> list:
+    return [
+        losses.CategoricalCrossentropy(from_logits=True),
+        losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+        losses.SparseCategoricalCrossentropy(from_logits=True),
+        losses.BinaryCrossentropy(from_logits=True),
+        losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1),
+    ]
+
+
+@pytest.mark.parametrize("loss", logit_losses(), ids=repr)
+def test_crossentropy_is_finite_and_learns_at_extreme_logits(loss):
+    # Right and wrong by 100: a clipped probability would have no gradient left.
+    logits = torch.tensor([[100.0, -100.0], [-100.0, 100.0]], requires_grad=True)
+    target = torch.tensor([0, 0]) if "Binary" not in type(loss).__name__ else (
+        torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    )  # fmt: skip
+    value = loss(logits, target)
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(logits.grad).all()
+    assert logits.grad[1].abs().min() > 0.2
+
+
+@pytest.mark.parametrize("name", losses.NAMES)
+def test_loss_is_finite_at_extreme_outputs(name):
+    y_pred, y_true = random_pair(name, 6, 4)
+    one = losses.get(name)
+    extremes = (y_pred > y_pred.median()).double()  # probabilities of exactly 0 and 1
+    if "entropy" not in name and name not in ("poisson", "kl_divergence", "kld"):
+        extremes = 200 * extremes - 100
+    extremes.requires_grad_()
+    value = one(extremes, y_true)
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(extremes.grad).all()
+
+
+# -- what compile accepts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_get_makes_a_loss_of_its_class(name):
+    factory = getattr(losses, name)
+    assert isinstance(losses.get(factory), losses.Loss)
+    assert isinstance(losses.get(factory()), losses.Loss)
+
+
+def test_get_names_the_nearest_when_mistyped():
+    with pytest.raises(ValueError, match=r"'categorical_crosentropy'.*'categorical_crossentropy'"):
+        losses.get("categorical_crosentropy")
+
+
+def test_get_refuses_what_cannot_be_called():
+    with pytest.raises(TypeError, match="loss=3 was given"):
+        losses.get(3)
+
+
+def test_get_calls_a_function_in_keras_order_when_its_names_say_so():
+    def difference(y_true, y_pred):
+        return (y_pred - 2 * y_true).mean()
+
+    assert float(losses.get(difference)(torch.tensor([5.0]), torch.tensor([1.0]))) == 3
+
+
+def test_get_makes_no_copy_of_a_torch_loss():
+    given = nn.CrossEntropyLoss()
+    assert losses.get(given) is given
+    assert isinstance(losses.get(nn.MSELoss), nn.MSELoss)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1, "much"])
+def test_label_smoothing_must_be_a_share(smoothing):
+    for loss in (losses.CategoricalCrossentropy, losses.BinaryCrossentropy):
+        with pytest.raises(ValueError, match=f"label_smoothing={smoothing!r} was given"):
+            loss(label_smoothing=smoothing)
+
+
+# -- losses inside a model -------------------------------------------------------------------------
+
+
+def test_loss_takes_the_classes_at_axis_1_for_pictures():
+    dl.seed(0)
+    x, y = torch.randn(6, 2, 5, 4), torch.randint(3, (6, 5, 4))
+    model = dl.Sequential([dl.Conv2D(3, 1, activation="softmax", input_shape=(2, 5, 4))])
+    expected = F.cross_entropy(model(x, logits=True), y).item()
+    one_hot = F.one_hot(y, 3).movedim(-1, 1).float()
+    for loss, target in (
+        ("sparse_categorical_crossentropy", y),
+        ("sparse_categorical_crossentropy", y[:, None]),
+        ("categorical_crossentropy", one_hot),
+    ):
+        model.compile("sgd", loss, metrics=["accuracy"])
+        result = model.evaluate(x, target, verbose=0)
+        accuracy = float((model(x).argmax(1) == y).float().mean())
+        assert result == [pytest.approx(expected, rel=1e-6), pytest.approx(accuracy)]
+    plain = dl.Sequential([dl.Conv2D(3, 1, input_shape=(2, 5, 4))])
+    plain.set_weights(model.get_weights())
+    for loss in (nn.CrossEntropyLoss(), "sparse_categorical_crossentropy"):
+        plain.compile("sgd", loss, metrics=["accuracy"])
+        result = plain.evaluate(x, y, verbose=0)
+        assert result == [pytest.approx(expected, rel=1e-6), pytest.approx(accuracy)]
+
+
+def test_loss_takes_the_classes_last_for_sequences():
+    dl.seed(0)
+    x, y = torch.randn(6, 5, 2), torch.randint(3, (6, 5))
+    model = dl.Sequential([dl.Dense(3, activation="softmax", input_shape=(5, 2))])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    expected = F.cross_entropy(model(x, logits=True).movedim(-1, 1), y).item()
+    accuracy = float((model(x).argmax(-1) == y).float().mean())
+    result = model.evaluate(x, y, verbose=0)
+    assert result == [pytest.approx(expected, rel=1e-6), pytest.approx(accuracy)]
+
+
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
+def test_hinge_takes_labels_0_and_1_as_keras_does(loss):
+    dl.seed(0)
+    x, y = torch.randn(9, 3), torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 0])
+    model = dl.Sequential([dl.Dense(1, activation="tanh", input_dim=3)])
+    model.compile("sgd", loss)
+    expected = np.asarray(keras.losses.get(loss)(y[:, None].float(), model(x).detach())).mean()
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-6)
+    assert model.evaluate(x, 2 * y - 1, verbose=0) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2])),
+        nn.CrossEntropyLoss(ignore_index=1),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2]), ignore_index=2),
+        nn.CrossEntropyLoss(label_smoothing=0.2),
+    ],
+    ids=["weight", "ignore_index", "both", "label_smoothing"],
+)
+def test_torch_loss_is_the_same_over_ragged_batches(loss):
+    dl.seed(0)
+    x, y = torch.randn(23, 4), torch.randint(3, (23,))
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", loss)
+    whole = loss(model(x), y).item()
+    assert model.evaluate(x, y, batch_size=5, verbose=0) == pytest.approx(whole, rel=1e-6)
+
+
+def test_torch_loss_trains_on_when_a_batch_has_only_ignored_targets():
+    # torch's mean over nothing is nan, its gradient 0: a hand-written loop trains on.
+    dl.seed(0)
+    x, y = torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 1, 1, 1])
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", nn.CrossEntropyLoss(ignore_index=1))
+    expected = F.cross_entropy(model(x), y, ignore_index=1).item()
+    history = model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    assert history.history["loss"] == [pytest.approx(expected, rel=1e-6)]
+
+
+def test_crossentropy_of_an_ignored_minus_100_is_torchs():
+    dl.seed(0)
+    x, y = torch.randn(8, 4), torch.tensor([0, 1, -100, 2, -100, 1, 0, -100])
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", nn.CrossEntropyLoss())
+    whole = F.cross_entropy(model(x), y).item()
+    assert model.evaluate(x, y, batch_size=3, verbose=0) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss", ["mse", nn.MSELoss(), F.mse_loss, lambda p, y: ((p - y) ** 2).flatten(1).mean(1)]
+)
+def test_sample_weight_reaches_every_kind_of_loss(loss):
+    dl.seed(0)
+    x, y, w = torch.randn(7, 4), torch.randn(7, 2), torch.rand(7)
+    model = dl.Model(nn.Linear(4, 2))
+    model.compile("sgd", loss)
+    expected = (((model(x) - y) ** 2).mean(1) * w).mean().item()
+    result = model.evaluate(x, y, sample_weight=w, batch_size=3, verbose=0)
+    assert result == pytest.approx(expected, rel=1e-6)
+
+
+def test_sample_weight_is_refused_when_the_loss_gives_only_a_mean():
+    model = dl.Model(nn.Linear(4, 2))
+    model.compile("sgd", lambda p, y: ((p - y) ** 2).mean())
+    with pytest.raises(ValueError, match=r"one number for a batch of 7.*shape \(N,\)"):
+        model.evaluate(torch.ones(7, 4), torch.ones(7, 2), sample_weight=torch.ones(7), verbose=0)
