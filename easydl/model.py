@@ -367,19 +367,20 @@ class Model(nn.Module):
         try:
             self.eval()
             for hook in hooks:
-                hook.on_predict_begin()
+                hook.on_predict_begin({})
             with torch.inference_mode():
                 for batch, (x, _, _) in enumerate(source.epoch(0)):
                     for begin_hook in begin:
-                        begin_hook(batch)
-                    yield self._plain_call(x)
+                        begin_hook(batch, {})
+                    outputs = self._plain_call(x)
                     for end_hook in end:
-                        end_hook(batch)
+                        end_hook(batch, {"outputs": outputs})
+                    yield outputs
         finally:
             for module, training in modes:
                 module.training = training
             for hook in hooks:
-                hook.on_predict_end()
+                hook.on_predict_end({})
 
     def _plain_call(self, x: Any) -> Any:
         if type(x) is tuple:

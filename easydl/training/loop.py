@@ -40,13 +40,13 @@ def run_epochs(
     try:
         if train is not None:
             for callback in callbacks:
-                callback.on_train_begin()
+                callback.on_train_begin({})
         for epoch in range(initial_epoch, epochs):
             logs, meter = {}, Meter(state.heads)
             passes: list[tuple[Any, Any, str]] = []
             if train is not None:
                 for callback in callbacks:
-                    callback.on_epoch_begin(epoch)
+                    callback.on_epoch_begin(epoch, {})
                 sync_trainable(model)
                 passes.append((train, train_step, "train"))
             if validation is not None and (epoch + 1) % validation_freq == 0:
@@ -59,12 +59,12 @@ def run_epochs(
                 begin, end = batch_hooks(callbacks, kind)
                 if not learning:
                     for callback in callbacks:
-                        callback.on_test_begin()
+                        callback.on_test_begin({})
                 with torch.set_grad_enabled(learning):
                     for batch, (x, y, w) in enumerate(source.epoch(epoch)):
                         position = f"epoch {epoch + 1}, batch {batch + 1}"
                         for hook in begin:
-                            hook(batch)
+                            hook(batch, {})
                         parts, outputs = step(model, x, y, w)
                         meter.add(parts, len(leaves(x)[0]), outputs, y, w)
                         for hook in end:
@@ -84,7 +84,7 @@ def run_epochs(
                         callback.on_test_end(results)
             if train is not None:
                 if state.epoch_scheduler is not None:
-                    state.advance_epoch_scheduler(logs)
+                    state.epoch_scheduler.step()
                 for callback in callbacks:
                     callback.on_epoch_end(epoch, logs)
             if model.stop_training:
@@ -109,11 +109,8 @@ def run_epochs(
 
 
 def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable], list[Callable]]:
-    """The batch hooks that somebody wrote; the others cost nothing."""
-    if kind == "train":
-        names = ("on_train_batch_begin", "on_train_batch_end")
-    else:
-        names = ("on_test_batch_begin", "on_test_batch_end")
+    """The hooks around a "train", "test" or "predict" batch that somebody wrote."""
+    names = (f"on_{kind}_batch_begin", f"on_{kind}_batch_end")
     begin, end = (
         [getattr(callback, name) for callback in callbacks if overrides(callback, name)]
         for name in names
