@@ -1,7 +1,7 @@
 """Activation functions by name: Keras's names, torch's modules.
 
 Where Keras and torch disagree on a default, the Keras name means what Keras means
-(``"leaky_relu"`` has slope 0.2, as ``keras.activations.leaky_relu``; the *layer* LeakyReLU has 0.3).
+(``"leaky_relu"`` has slope 0.2, as ``keras.activations.leaky_relu``; the layer LeakyReLU 0.3).
 """
 
 from __future__ import annotations

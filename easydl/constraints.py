@@ -1,8 +1,9 @@
 """What a weight must satisfy after every optimizer step: projections, by name.
 
-A constraint is any callable ``tensor -> tensor``. Norms are taken over the incoming weights of each
-unit: in torch's layout (out, in, *kernel), every axis but the first. Keras's default ``axis=0`` of its
-(in, out) layout means the same for a Dense kernel; for an Embedding it bounds each word's vector.
+A constraint is any callable ``tensor -> tensor``. Norms are taken over the incoming weights of
+each unit: in torch's layout (out, in, *kernel), every axis but the first. Keras's default
+``axis=0`` of its (in, out) layout means the same for a Dense kernel; an Embedding has each word's
+vector bounded.
 """
 
 from __future__ import annotations

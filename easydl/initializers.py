@@ -26,7 +26,7 @@ def get(spec: Any) -> Initializer:
     """The initialiser that ``spec`` means: a name, an object, a class, a function or a number.
 
     Args:
-        spec: ``"glorot_uniform"``, ``HeNormal(seed=1)``, ``torch.nn.init.ones_``, ``0.5`` (constant).
+        spec: ``"glorot_uniform"``, ``HeNormal(seed=1)``, ``torch.nn.init.ones_``, ``0.5``.
 
     Raises:
         ValueError: for an unknown name, with the nearest match.
@@ -51,7 +51,7 @@ def get(spec: Any) -> Initializer:
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight in torch's layout (out, in, *kernel), Keras's numbers for it."""
+    """(fan_in, fan_out) of a weight in torch's layout (out, in, *kernel), as Keras counts."""
     if len(shape) < 2:
         size = shape[0] if shape else 1
         return size, size

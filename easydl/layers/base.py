@@ -43,33 +43,37 @@ STEPS = Takes("(N, T, F)", (3,), -1)
 LINES = Takes("(N, C, L)", (3,), 1)
 PICTURES = Takes("(N, C, H, W)", (4,), 1)
 VOLUMES = Takes("(N, C, D, H, W)", (5,), 1)
+ANY_CHANNELS = Takes("(N, C, …)", range(2, 6), 1)
 CHANNELS = {1: LINES, 2: PICTURES, 3: VOLUMES}
 
 
 def setup(
-    layer: nn.Module,
+    layer: Any,
     arguments: dict[str, Any],
     *,
-    takes: Takes = ANY,
+    takes: Takes | None = None,
+    gives: str | None = "as taken",
     activation: Any = None,
     weights: dict[str, str] | None = None,
 ) -> None:
     """Give ``layer`` the attributes of the layer protocol, read from its constructor's arguments.
 
     Args:
-        arguments: ``locals()`` of ``__init__``, taken right after ``super().__init__``.
-        takes: the input accepted.
+        arguments: ``locals()`` of ``__init__``; they stay as ``layer.config``, name by name.
+        takes: the input accepted; None is anything, with nothing to build.
+        gives: layout of 3-D output, (N, T, F) or (N, C, L); None where it is another's to say.
         activation: applied last in ``forward``; softmax acts over ``takes.axis``.
         weights: parameter name → Keras's word for it: ``{"weight": "kernel", "bias": "bias"}``
             reads ``kernel_initializer``, ``kernel_regularizer``, ``kernel_constraint`` …
     """
-    given = {key: value for key, value in arguments.items() if key not in ("self", "__class__")}
-    layer.config = given
+    names = list(inspect.signature(arguments["__class__"].__init__).parameters)[1:]
+    layer.config = given = {name: arguments[name] for name in names}
     layer.name = _checked_name(given.get("name"))
     layer.given_input_shape = _checked_sample_shape(given.get("input_shape"))
-    layer.takes = takes
-    layer.built, layer.rank, layer.width, layer.smallest = False, None, None, None
-    layer.activation = activations.get(activation, axis=-1 if takes.axis is None else takes.axis)
+    layer.takes, layer.gives = takes or ANY, gives
+    layer.built = takes is None
+    layer.rank, layer.width, layer.smallest = None, None, None
+    layer.activation = activations.get(activation, axis=layer.takes.axis or -1)
     layer.initializers, layer.penalties, layer.constraints = {}, [], []
     for name, word in (weights or {}).items():
         if getattr(layer, name) is None:  # use_bias=False
@@ -90,7 +94,7 @@ def setup(
         layer.trainable = bool(given["trainable"])
 
 
-def start_build(layer: nn.Module, input_shape: Shape) -> bool:
+def start_build(layer: Any, input_shape: Shape) -> bool:
     """Check ``input_shape`` (batch axis first, None where open), fix the width; False if built."""
     shape = tuple(input_shape)
     check_input(layer, shape)
@@ -107,18 +111,27 @@ def start_build(layer: nn.Module, input_shape: Shape) -> bool:
     return True
 
 
-def build_unweighted(layer: nn.Module, input_shape: Shape) -> None:
+def build_unweighted(layer: Any, input_shape: Shape) -> None:
     """``build`` of a layer without weights: the check alone."""
     layer.built = start_build(layer, input_shape) or layer.built
 
 
-def make_weights(layer: nn.Module, **shapes: Sequence[int]) -> None:
-    """Materialise and initialise the named parameters that the layer has, in the order given."""
+def make_weights(
+    layer: Any,
+    kernels: Callable[[Tensor], Iterable[Tensor]] = lambda weight: [weight],
+    **shapes: Sequence[int],
+) -> None:
+    """Materialise and initialise the named parameters that the layer has, in the order given.
+
+    Args:
+        kernels: views of ``weight`` in the layout (out, in, *kernel) that initialisers read.
+    """
     for name, shape in shapes.items():
         weight = getattr(layer, name)
         if weight is not None:
             weight.materialize(tuple(shape))
-            fill(weight, layer.initializers[name])
+            for part in kernels(weight.data) if name == "weight" else [weight]:
+                fill(part, layer.initializers[name])
     layer.built = True
 
 
@@ -136,7 +149,7 @@ def fill(weight: Tensor, initializer: Callable[[Tensor], Any]) -> None:
         weight.copy_(values)
 
 
-def prepare(layer: nn.Module, x: Tensor) -> None:
+def prepare(layer: Any, x: Tensor) -> None:
     """Before computing: build from the first input, else compare its shape with the one built."""
     if layer.built:
         check_input(layer, x.shape)
@@ -144,12 +157,12 @@ def prepare(layer: nn.Module, x: Tensor) -> None:
         layer.build((None, *x.shape[1:]))
 
 
-def activate(layer: nn.Module, y: Tensor, logits: bool) -> Tensor:
+def activate(layer: Any, y: Tensor, logits: bool) -> Tensor:
     """The layer's activation of ``y``, or ``y`` when the logits are asked for."""
     return y if logits or layer.activation is None else layer.activation(y)
 
 
-def check_input(layer: nn.Module, shape: Shape) -> None:
+def check_input(layer: Any, shape: Shape) -> None:
     """Compare rank, width and smallest picture with ``shape``; a handful of integer comparisons."""
     _, ranks, axis = layer.takes
     if len(shape) not in ranks:
@@ -160,6 +173,11 @@ def check_input(layer: nn.Module, shape: Shape) -> None:
         for size, least in zip(shape[2:], layer.smallest):
             if size is not None and size < least:
                 _refuse(layer, shape, f"the window {tuple(layer.smallest)} does not fit into it")
+
+
+def class_axis(rank: int) -> int:
+    """Where features and classes are: the channels (1) of pictures and volumes, else the last."""
+    return 1 if rank > 3 else -1
 
 
 def label(layer: nn.Module) -> str:
@@ -182,34 +200,85 @@ def output_shape(layer: nn.Module, input_shape: Any) -> Any:
         >>> output_shape(nn.Conv2d(3, 8, 3), (None, 3, None, 32))
         (None, 8, None, 30)
     """
-    several = bool(input_shape) and isinstance(input_shape[0], (tuple, list))
-    shapes = [tuple(shape) for shape in (input_shape if several else [input_shape])]
-    if hasattr(layer, "build") and not getattr(layer, "built", True):
-        build(layer, input_shape)
-    results = [_run_zeros(layer, shapes, several, size) for size in (64, 96)]
+    build(layer, input_shape)
+    shapes = [tuple(shape) for shape in (input_shape if _several(input_shape) else [input_shape])]
+    is_open = any(None in shape[1:] for shape in shapes)
+    if is_open and has_unmade_weights(layer):
+        raise ValueError(
+            f"{label(layer)} was given the open input shape {input_shape} and has layers "
+            "inside that are not built; give it whole sizes: input_shape=(…) on the first layer."
+        )
+    results = [_run_zeros(layer, shapes, _several(input_shape), 64)]
+    if is_open:
+        results.append(_run_zeros(layer, shapes, _several(input_shape), 96))
     if isinstance(results[0], list):
-        return [_same_or_open(a, b) for a, b in zip(*results)]
+        return [_same_or_open(*outputs) for outputs in zip(*results)]
     return _same_or_open(*results)
 
 
-def build(layer: nn.Module, input_shape: Any) -> None:
-    """``layer.build(input_shape)`` once, for layers that have it, user-written ones included."""
-    if hasattr(layer, "build") and not getattr(layer, "built", False):
+def build(layer: Any, input_shape: Any) -> None:
+    """``layer.build(input_shape)`` for every kind of layer; once for those written by users."""
+    if type(layer) is nn.Sequential:
+        build_chain(layer, input_shape)
+    elif hasattr(layer, "build") and not (isinstance(layer, Layer) and layer.built):
         layer.build(input_shape)
-        layer.built = True
+        if isinstance(layer, Layer):
+            layer.built = True
 
 
 def build_chain(layers: Iterable[nn.Module], input_shape: Any) -> Any:
     """Build ``layers`` one after the other; the shape that leaves the last."""
+    check_chain(layers)
     for layer in layers:
-        build(layer, input_shape)
         input_shape = output_shape(layer, input_shape)
     return input_shape
 
 
-def twin(layer: nn.Module, kind: type[nn.Module], **changes: Any) -> Any:
+def check_chain(layers: Iterable[nn.Module]) -> None:
+    """Refuse neighbours that read 3-D tensors differently: (N, T, F) beside (N, C, L).
+
+    Raises:
+        ValueError: naming both layers and what to put between them.
+
+    Example:
+        >>> from easydl.layers import LSTM, Conv1D
+        >>> try:
+        ...     check_chain([Conv1D(4, 3, name="conv"), nn.ReLU(), LSTM(4, name="lstm")])
+        ... except ValueError as problem:
+        ...     print(problem)
+        lstm (LSTM) reads (N, T, F), but conv (Conv1D) gives (N, C, L). Put Permute((2, 1)) between.
+    """
+    layout, source = None, nn.Module()
+    for layer in layers:
+        takes, gives = getattr(layer, "takes", ANY).layout, getattr(layer, "gives", None)
+        if (layout, takes) in _CLASHES:
+            way_out = "Put Permute((2, 1)) between" + (
+                ", or write axis=-1" * (takes == ANY_CHANNELS.layout)
+            )
+            raise ValueError(
+                f"{label(layer)} reads {takes}, but {label(source)} gives {layout}. {way_out}."
+            )
+        if type(layer).__module__ == "torch.nn.modules.activation" or gives == "as taken":
+            gives = takes if takes in (STEPS.layout, LINES.layout) else layout
+        if gives != layout:
+            layout, source = gives, layer
+
+
+_CLASHES = {
+    (STEPS.layout, LINES.layout),
+    (STEPS.layout, ANY_CHANNELS.layout),
+    (LINES.layout, STEPS.layout),
+}
+
+
+def has_unmade_weights(layer: nn.Module) -> bool:
+    """Whether some parameter still waits for an input shape."""
+    return any(isinstance(weight, UninitializedParameter) for weight in layer.parameters())
+
+
+def twin(layer: Any, kind: type[nn.Module], **changes: Any) -> Any:
     """A ``kind`` (the torch class that ``layer`` subclasses) with its arguments and its values."""
-    if not layer.built:
+    if has_unmade_weights(layer):
         raise ValueError(
             f"{label(layer)} has no weights yet, so to_torch has nothing to copy; build the model "
             "first: model.build(input_shape), or run one batch."
@@ -244,7 +313,7 @@ def copy_values(layer: nn.Module, module: Any) -> Any:
 def plain(layer: nn.Module) -> nn.Module:
     """``layer`` with its activation as torch modules that need no easydl; values are copied."""
     if hasattr(layer, "to_torch"):
-        module = layer.to_torch()
+        module: nn.Module = layer.to_torch()  # type: ignore[operator]
         activation = getattr(layer, "activation", None)
         if activation is None:
             return module
@@ -280,6 +349,9 @@ class Layer(nn.Module):
         torch.Size([2, 3])
     """
 
+    penalties: list[tuple[str, Any]]
+    constraints: list[tuple[str, Any]]
+
     def __init__(
         self,
         *,
@@ -288,7 +360,7 @@ class Layer(nn.Module):
         trainable: bool | None = None,
     ) -> None:
         super().__init__()
-        setup(self, locals())
+        setup(self, locals(), takes=ANY, gives=None)
         self.register_forward_pre_hook(_build_first)
 
     def add_weight(
@@ -342,13 +414,13 @@ class Layer(nn.Module):
         return trace_module(module)
 
 
-def _build_first(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _build_first(layer: Any, inputs: tuple[Any, ...]) -> None:
     if not layer.built:
         build(layer, (None, *inputs[0].shape[1:]))
 
 
 def _store_activity_penalty(
-    layer: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor
+    layer: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor
 ) -> None:
     if options.get("logits") or (len(inputs) > 1 and inputs[1]):
         output = activate(layer, output, logits=False)
@@ -372,7 +444,7 @@ def _checked_sample_shape(shape: Any) -> tuple[int | None, ...] | None:
     )
 
 
-def _tokens(layer: nn.Module) -> list[str]:
+def _tokens(layer: Any) -> list[str]:
     """The layout as words, the width filled in where it is known: ``["N", "3", "H", "W"]``."""
     tokens = layer.takes.layout.strip("()").split(", ")
     if layer.width is not None:
@@ -380,7 +452,7 @@ def _tokens(layer: nn.Module) -> list[str]:
     return tokens
 
 
-def _example(layer: nn.Module) -> str:
+def _example(layer: Any) -> str:
     names = {
         "C": "3",
         "F": "20",
@@ -395,7 +467,7 @@ def _example(layer: nn.Module) -> str:
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
-def _refuse(layer: nn.Module, shape: Shape, reason: str) -> None:
+def _refuse(layer: Any, shape: Shape, reason: str) -> None:
     tokens = _tokens(layer)
     hint = ""
     if "C" in layer.takes.layout and len(shape) == len(tokens) > 3 and shape[-1] in (1, 3, 4):
@@ -437,5 +509,9 @@ def _run_zeros(layer: nn.Module, shapes: list[tuple], several: bool, size: int) 
     return tuple(result.shape)
 
 
-def _same_or_open(a: Sequence[int], b: Sequence[int]) -> tuple[int | None, ...]:
-    return (None, *(n if n == m else None for n, m in zip(a[1:], b[1:])))
+def _several(input_shape: Any) -> bool:
+    return bool(input_shape) and isinstance(input_shape[0], (tuple, list))
+
+
+def _same_or_open(*shapes: Sequence[int]) -> tuple[int | None, ...]:
+    return (None, *(n[0] if len(set(n)) == 1 else None for n in list(zip(*shapes))[1:]))

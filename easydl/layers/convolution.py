@@ -1,7 +1,8 @@
 """Convolutions of signals (N, C, L), pictures (N, C, H, W) and volumes (N, C, D, H, W).
 
 Channels come first, as in torch, and kernels are kept in torch's layout (filters, C, …).
-``padding="same"`` gives ⌈size / stride⌉ outputs and puts an odd pad at the bottom and right, as Keras.
+``padding="same"`` gives ⌈size / stride⌉ outputs; an odd pad goes to the bottom and right, as in
+Keras.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from easydl.layers.windows import (
     check_channels_first,
     check_padding,
     fixed_pads,
+    is_even,
     per_axis,
     reach,
     same_pads,
 )
 
-_KERNEL_AND_BIAS = {"weight": "kernel", "bias": "bias"}
+KERNEL_AND_BIAS = {"weight": "kernel", "bias": "bias"}
 
 
 class Conv1D(nn.Conv1d):
@@ -96,8 +98,8 @@ class Conv1D(nn.Conv1d):
         input_shape: Shape | None = None,
         trainable: bool | None = None,
     ) -> None:
-        super().__init__(**_torch_arguments(locals(), 1, "valid", "same", "causal"))
-        _setup(self, locals())
+        super().__init__(**torch_arguments(locals(), 1, "valid", "same", "causal"))
+        setup_convolution(self, locals())
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights for inputs of ``input_shape``."""
@@ -105,11 +107,11 @@ class Conv1D(nn.Conv1d):
 
     def forward(self, x: Tensor, logits: bool = False) -> Tensor:
         prepare(self, x)
-        return activate(self, super().forward(_pad(self, x)), logits)
+        return activate(self, super().forward(pad_input(self, x)), logits)
 
     def to_torch(self) -> nn.Module:
         """``nn.Conv1d``, after a padding module where the pads are uneven."""
-        return _to_torch(self, nn.Conv1d)
+        return convolution_to_torch(self, nn.Conv1d)
 
 
 class Conv2D(nn.Conv2d):
@@ -170,8 +172,8 @@ class Conv2D(nn.Conv2d):
         input_shape: Shape | None = None,
         trainable: bool | None = None,
     ) -> None:
-        super().__init__(**_torch_arguments(locals(), 2, "valid", "same"))
-        _setup(self, locals())
+        super().__init__(**torch_arguments(locals(), 2, "valid", "same"))
+        setup_convolution(self, locals())
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights for inputs of ``input_shape``."""
@@ -179,11 +181,11 @@ class Conv2D(nn.Conv2d):
 
     def forward(self, x: Tensor, logits: bool = False) -> Tensor:
         prepare(self, x)
-        return activate(self, super().forward(_pad(self, x)), logits)
+        return activate(self, super().forward(pad_input(self, x)), logits)
 
     def to_torch(self) -> nn.Module:
         """``nn.Conv2d``, after a padding module where the pads are uneven."""
-        return _to_torch(self, nn.Conv2d)
+        return convolution_to_torch(self, nn.Conv2d)
 
 
 class Conv3D(nn.Conv3d):
@@ -241,8 +243,8 @@ class Conv3D(nn.Conv3d):
         input_shape: Shape | None = None,
         trainable: bool | None = None,
     ) -> None:
-        super().__init__(**_torch_arguments(locals(), 3, "valid", "same"))
-        _setup(self, locals())
+        super().__init__(**torch_arguments(locals(), 3, "valid", "same"))
+        setup_convolution(self, locals())
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights for inputs of ``input_shape``."""
@@ -250,14 +252,14 @@ class Conv3D(nn.Conv3d):
 
     def forward(self, x: Tensor, logits: bool = False) -> Tensor:
         prepare(self, x)
-        return activate(self, super().forward(_pad(self, x)), logits)
+        return activate(self, super().forward(pad_input(self, x)), logits)
 
     def to_torch(self) -> nn.Module:
         """``nn.Conv3d``, after a padding module where the pads are uneven."""
-        return _to_torch(self, nn.Conv3d)
+        return convolution_to_torch(self, nn.Conv3d)
 
 
-def _torch_arguments(given: dict[str, Any], rank: int, *paddings: str) -> dict[str, Any]:
+def torch_arguments(given: dict[str, Any], rank: int, *paddings: str) -> dict[str, Any]:
     """The arguments of torch's convolution for Keras's; even pads are torch's own."""
     check_channels_first(given["data_format"])
     filters = check_positive_int("filters", given["filters"])
@@ -271,13 +273,12 @@ def _torch_arguments(given: dict[str, Any], rank: int, *paddings: str) -> dict[s
     stride = per_axis("strides", given["strides"], rank)
     dilation = per_axis("dilation_rate", given["dilation_rate"], rank)
     pads = fixed_pads(check_padding(given["padding"], *paddings), kernel, stride, dilation)
-    even = pads is not None and pads[::2] == pads[1::2]
     return dict(
         in_channels=groups,
         out_channels=filters,
         kernel_size=kernel,
         stride=stride,
-        padding=tuple(reversed(pads[::2])) if even else 0,
+        padding=tuple(reversed(pads[::2])) if is_even(pads) else 0,
         dilation=dilation,
         groups=groups,
         bias=given["use_bias"],
@@ -285,16 +286,21 @@ def _torch_arguments(given: dict[str, Any], rank: int, *paddings: str) -> dict[s
     )
 
 
-def _setup(layer: Any, arguments: dict[str, Any]) -> None:
-    takes = CHANNELS[len(layer.kernel_size)]
+def setup_convolution(
+    layer: Any, arguments: dict[str, Any], weights: dict[str, str] = KERNEL_AND_BIAS
+) -> None:
+    """``setup`` of a convolution, and ``pads``: those that torch does not add by itself.
+
+    ``[]`` where torch adds them all, None where they depend on the size of the input.
+    """
+    takes, padding = CHANNELS[len(layer.kernel_size)], arguments["padding"].lower()
     activation = arguments["activation"]
-    setup(layer, arguments, takes=takes, activation=activation, weights=_KERNEL_AND_BIAS)
+    setup(layer, arguments, takes=takes, activation=activation, weights=weights)
     layer.in_channels = 0
-    geometry = layer.kernel_size, layer.stride, layer.dilation
-    layer.pads = fixed_pads(arguments["padding"], *geometry)
-    if layer.pads is not None and layer.pads[::2] == layer.pads[1::2]:
-        layer.pads = []  # torch pads by itself
-    if arguments["padding"] == "valid":
+    layer.pads = fixed_pads(padding, layer.kernel_size, layer.stride, layer.dilation)
+    if is_even(layer.pads):
+        layer.pads = []
+    if padding == "valid":
         layer.smallest = reach(layer.kernel_size, layer.dilation)
 
 
@@ -311,14 +317,14 @@ def _build(layer: Any, input_shape: Shape) -> None:
     make_weights(layer, weight=kernel, bias=(layer.out_channels,))
 
 
-def _pad(layer: Any, x: Tensor) -> Tensor:
+def pad_input(layer: Any, x: Tensor) -> Tensor:
     """``x`` with the pads that torch's convolution does not add by itself."""
     if layer.pads == []:
         return x
     return F.pad(x, layer.pads or same_pads(x, layer.kernel_size, layer.stride, layer.dilation))
 
 
-def _to_torch(layer: Any, kind: type[nn.Module]) -> nn.Module:
+def convolution_to_torch(layer: Any, kind: type[nn.Module]) -> nn.Module:
     module = twin(layer, kind)
     if layer.pads == []:
         return module

@@ -8,7 +8,7 @@ import torch  # noqa: F401  (named by the doctests)
 from torch import Tensor, nn
 
 from easydl.errors import check_positive_int
-from easydl.layers.base import Shape, make_weights, prepare, setup, start_build, twin
+from easydl.layers.base import ANY, STEPS, Shape, make_weights, prepare, setup, start_build, twin
 
 
 class Embedding(nn.Embedding):
@@ -57,7 +57,7 @@ class Embedding(nn.Embedding):
                 "Pad the sequences at the front, where the last step stays real, and leave it out."
             )
         super().__init__(input_dim, output_dim, device="meta")
-        setup(self, locals(), weights={"weight": "embeddings"})
+        setup(self, locals(), takes=ANY, gives=STEPS.layout, weights={"weight": "embeddings"})
 
     def build(self, input_shape: Shape) -> None:
         """Make the table; it is the same for every ``input_shape``."""

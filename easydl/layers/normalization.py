@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from easydl.errors import check_between, check_positive_int
 from easydl.layers.base import (
     ANY,
+    ANY_CHANNELS,
     ROWS,
     Shape,
     Takes,
+    class_axis,
     label,
     make_weights,
     prepare,
@@ -29,8 +31,8 @@ _KINDS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNo
 class BatchNormalization(nn.modules.batchnorm._BatchNorm):
     """Gives each channel mean 0 and variance 1 over the batch while training: ``γ x̂ + β``.
 
-    In evaluation the running averages stand for the batch's: ``running ← m·running + (1 − m)·batch``.
-    torch's kernel keeps the unbiased running variance, n/(n−1) times Keras's.
+    In evaluation the running averages, ``running ← m·running + (1 − m)·batch``, stand in for the
+    batch's. torch's kernel keeps the unbiased running variance, n/(n−1) times Keras's.
 
     Reference:
         S. Ioffe, C. Szegedy (2015), Batch Normalization, arXiv:1502.03167.
@@ -57,6 +59,10 @@ class BatchNormalization(nn.modules.batchnorm._BatchNorm):
         >>> y.round(decimals=2).flatten().tolist()
         [-1.0, 1.0]
     """
+
+    width: int
+    rank: int
+    takes: Takes
 
     def __init__(
         self,
@@ -133,6 +139,10 @@ class LayerNormalization(nn.LayerNorm):
         [[-1.0, 1.0]]
     """
 
+    width: int
+    takes: Takes
+    config: dict[str, Any]
+
     def __init__(
         self,
         axis: int | None = None,
@@ -158,7 +168,7 @@ class LayerNormalization(nn.LayerNorm):
     def build(self, input_shape: Shape) -> None:
         """Make scale and shift for inputs of ``input_shape``."""
         if self.config["axis"] is None and not self.built:
-            self.takes = _TAKES[1 if len(input_shape) > 3 else -1]
+            self.takes = _TAKES[class_axis(len(input_shape))]
         if start_build(self, input_shape):
             self.normalized_shape = (self.width,)
             make_weights(self, weight=self.normalized_shape, bias=self.normalized_shape)
@@ -204,6 +214,9 @@ class GroupNormalization(nn.GroupNorm):
         >>> GroupNormalization(2)(torch.zeros(4, 8, 5, 5)).shape
         torch.Size([4, 8, 5, 5])
     """
+
+    width: int
+    takes: Takes
 
     def __init__(
         self,
@@ -253,7 +266,7 @@ class GroupNormalization(nn.GroupNorm):
         return _to_torch(self, nn.GroupNorm)
 
 
-_TAKES = {1: Takes("(N, C, …)", range(2, 6), 1), -1: ROWS}
+_TAKES = {1: ANY_CHANNELS, -1: ROWS}
 
 
 def _setup(layer: Any, arguments: dict[str, Any], **buffers: str) -> None:
@@ -271,7 +284,7 @@ def _setup(layer: Any, arguments: dict[str, Any], **buffers: str) -> None:
     setup(layer, arguments, takes=_TAKES.get(axis, ANY), weights=weights)
 
 
-def _along(axis: int, x: Any, norm: Any, home: int = 1) -> Any:
+def _along(axis: int | None, x: Any, norm: Any, home: int = 1) -> Any:
     """``norm(x)``, with ``axis`` moved to the place ``home`` where torch's norm wants it."""
     return norm(x) if axis == home else norm(x.movedim(axis, home)).movedim(home, axis)
 

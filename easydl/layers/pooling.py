@@ -56,8 +56,7 @@ class MaxPooling1D(nn.MaxPool1d):
     build = build_unweighted
 
     def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _pool(x, super().forward, **self.same)
+        return _pooled(self, x, super().forward)
 
     def to_torch(self) -> nn.Module:
         """``nn.MaxPool1d``, or a graph with the pads."""
@@ -99,8 +98,7 @@ class MaxPooling2D(nn.MaxPool2d):
     build = build_unweighted
 
     def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _pool(x, super().forward, **self.same)
+        return _pooled(self, x, super().forward)
 
     def to_torch(self) -> nn.Module:
         """``nn.MaxPool2d``, or a graph with the pads."""
@@ -142,8 +140,7 @@ class MaxPooling3D(nn.MaxPool3d):
     build = build_unweighted
 
     def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _pool(x, super().forward, **self.same)
+        return _pooled(self, x, super().forward)
 
     def to_torch(self) -> nn.Module:
         """``nn.MaxPool3d``, or a graph with the pads."""
@@ -185,8 +182,7 @@ class AveragePooling1D(nn.AvgPool1d):
     build = build_unweighted
 
     def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _pool(x, super().forward, **self.same)
+        return _pooled(self, x, super().forward)
 
     def to_torch(self) -> nn.Module:
         """``nn.AvgPool1d``, or a graph with the pads."""
@@ -229,8 +225,7 @@ class AveragePooling2D(nn.AvgPool2d):
     build = build_unweighted
 
     def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _pool(x, super().forward, **self.same)
+        return _pooled(self, x, super().forward)
 
     def to_torch(self) -> nn.Module:
         """``nn.AvgPool2d``, or a graph with the pads."""
@@ -272,8 +267,7 @@ class AveragePooling3D(nn.AvgPool3d):
     build = build_unweighted
 
     def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _pool(x, super().forward, **self.same)
+        return _pooled(self, x, super().forward)
 
     def to_torch(self) -> nn.Module:
         """``nn.AvgPool3d``, or a graph with the pads."""
@@ -291,11 +285,16 @@ def _window(given: dict[str, Any], rank: int) -> tuple[Any, Any]:
 def _setup(layer: Any, arguments: dict[str, Any]) -> None:
     rank = len(layer.kernel_size)
     setup(layer, arguments, takes=CHANNELS[rank])
-    if arguments["padding"] == "valid":
+    if arguments["padding"].lower() == "valid":
         layer.smallest, layer.same = layer.kernel_size, {}
     else:
         window = (layer.kernel_size, layer.stride, (1,) * rank)
         layer.same = {"window": window, "average": "Avg" in type(layer).__mro__[1].__name__}
+
+
+def _pooled(layer: Any, x: Tensor, pool: Any) -> Tensor:
+    prepare(layer, x)
+    return _pool(x, pool, **layer.same)
 
 
 def _pool(x: Tensor, pool: Any, window: Any = None, average: bool = False) -> Tensor:

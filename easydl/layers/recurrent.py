@@ -85,9 +85,8 @@ class SimpleRNN(nn.RNN):
         """Make the weights for inputs of ``input_shape``."""
         _build(self, input_shape, gates=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _read(x, super().forward, self.input_dropout, *self.reading)
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return _output(self, x, super().forward)
 
     def flatten_parameters(self) -> None:
         if getattr(self, "built", False):
@@ -171,17 +170,17 @@ class LSTM(nn.LSTM):
         _check_activation("recurrent_activation", recurrent_activation, "sigmoid")
         super().__init__(**_torch_arguments(locals()))
         _setup(self, locals(), biases=1)
+        self.unit_forget_bias = unit_forget_bias
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights for inputs of ``input_shape``."""
-        if _build(self, input_shape, gates=4) and self.config["unit_forget_bias"]:
+        if _build(self, input_shape, gates=4) and self.unit_forget_bias:
             for name, bias in self.named_parameters():
                 if name.startswith("bias_ih"):  # gates i, f, c, o
                     bias.data[self.hidden_size : 2 * self.hidden_size] = 1.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _read(x, super().forward, self.input_dropout, *self.reading)
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return _output(self, x, super().forward)
 
     def flatten_parameters(self) -> None:
         if getattr(self, "built", False):
@@ -267,9 +266,8 @@ class GRU(nn.GRU):
         """Make the weights for inputs of ``input_shape``."""
         _build(self, input_shape, gates=3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        prepare(self, x)
-        return _read(x, super().forward, self.input_dropout, *self.reading)
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return _output(self, x, super().forward)
 
     def flatten_parameters(self) -> None:
         if getattr(self, "built", False):
@@ -292,8 +290,8 @@ def _check_activation(argument: str, given: Any, *offered: str) -> None:
 def _torch_arguments(given: dict[str, Any]) -> dict[str, Any]:
     if given["recurrent_dropout"]:
         raise ValueError(
-            f"recurrent_dropout={given['recurrent_dropout']!r} was given; expected 0, since torch's "
-            "fused kernel never leaves the loop over the steps. Use dropout=… (on the inputs)."
+            f"recurrent_dropout={given['recurrent_dropout']!r} was given; expected 0, since "
+            "torch's fused kernel has none. Use dropout=… (on the inputs)."
         )
     if given["bidirectional"] and given["go_backwards"]:
         raise ValueError(
@@ -318,7 +316,8 @@ def _setup(layer: Any, arguments: dict[str, Any], biases: int) -> None:
         weights = {name: word for name, word in weights.items() if word != "bias"}
     if layer.bidirectional:
         weights |= {f"{name}_reverse": word for name, word in weights.items()}
-    setup(layer, arguments, takes=STEPS, weights=weights)
+    gives = STEPS.layout if arguments["return_sequences"] else None
+    setup(layer, arguments, takes=STEPS, gives=gives, weights=weights)
     layer.input_size = 0
     rate = check_between("dropout", arguments["dropout"], 0, 1, ends="[)")
     layer.input_dropout = nn.Dropout1d(rate) if rate else None
@@ -341,18 +340,22 @@ def _build(layer: Any, input_shape: Shape, gates: int) -> bool:
     rows = gates * layer.hidden_size
     for name, buffer in list(layer.named_buffers(recurse=False)):
         layer.register_buffer(name, buffer.new_zeros(rows))
-    shapes = {"weight_ih": (rows, layer.width), "weight_hh": (rows, layer.hidden_size)}
-    make_weights(
-        layer, **{name: shapes.get(name.split("_l0")[0], (rows,)) for name in layer.initializers}
-    )
+    kernels = {"weight_ih": (rows, layer.width), "weight_hh": (rows, layer.hidden_size)}
+    shapes: Any = {name: kernels.get(name.split("_l0")[0], (rows,)) for name in layer.initializers}
+    make_weights(layer, **shapes)
     layer._init_flat_weights()
     return True
+
+
+def _output(layer: Any, x: Tensor, rnn: Any) -> Tensor:
+    prepare(layer, x)
+    return _read(x, rnn, layer.input_dropout, *layer.reading)
 
 
 def _read(
     x: Any, rnn: Any, dropout: Any, sequences: bool, backwards: bool, both_ways: bool, cell: bool
 ) -> Any:
-    """The output of torch's ``rnn`` that was asked for: all steps, or the last of each direction."""
+    """All steps that torch's ``rnn`` gives, or the last one of each direction."""
     if dropout is not None:  # (N, T, F): whole features, as in Keras
         x = dropout(x.transpose(1, 2)).transpose(1, 2)
     result = rnn(x.flip(1) if backwards else x)

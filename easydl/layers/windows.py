@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from easydl.errors import check_positive_int, look_up
 
-PADS = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
+PADS: dict[int, Any] = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 
 
 def per_axis(name: str, value: Any, rank: int, *, minimum: int = 1) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ def same_pads(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[int]:
     """Pads in ``F.pad``'s order that give ⌈size / stride⌉ windows; an odd one goes to the end."""
-    pads: list[int] = []
+    pads: list[Any] = []
     for axis, (covered, step) in enumerate(zip(reach(kernel, dilation), stride), start=2):
         windows = (x.shape[axis] + step - 1) // step
         # sym_max, since max() could not be recorded by torch.fx
@@ -80,6 +80,11 @@ def fixed_pads(
     if math.prod(stride) > 1:
         return None
     return [pad for n in reversed(total) for pad in (n // 2, n - n // 2)]
+
+
+def is_even(pads: list[int] | None) -> TypeGuard[list[int]]:
+    """Whether ``pads`` are the same at both ends of each axis, which torch can add by itself."""
+    return pads is not None and pads[::2] == pads[1::2]
 
 
 def padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
