@@ -499,10 +499,10 @@ def _as_pictures(images: Any) -> np.ndarray:
     if array.dtype == np.uint8:
         return array / 255.0
     array = array.astype(np.float64)
-    low, high = min(array.min(), 0.0), max(array.max(), 1.0)
-    if (low, high) != (0.0, 1.0):
-        low, high = array.min(), array.max()
-    return (array - low) / (high - low)
+    low, high = array.min(), array.max()
+    if low >= 0 and high <= 1:
+        return array
+    return (array - low) / (high - low or 1.0)
 
 
 def _picture_size(

@@ -171,7 +171,7 @@ class ReduceLROnPlateau(Callback):
                 if self.verbose > 0:
                     rate = learning_rate(optimizer)
                     say(
-                        f"epoch {epoch + 1}: {self.monitor} is on a plateau, "
+                        f"epoch {epoch + 1}: {self.monitor} did not improve, "
                         f"learning rate reduced to {rate:g}"
                     )
 

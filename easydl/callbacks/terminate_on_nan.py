@@ -38,7 +38,7 @@ class TerminateOnNaN(Callback):
         self._look(f"epoch {epoch + 1}", logs)
 
     def _look(self, when: str, logs: Logs) -> None:
-        loss = (logs or {}).get("loss", 0.0)
+        loss = 0.0 if logs is None else logs.get("loss", 0.0)
         if not math.isfinite(loss):
             say(f"{when}: the loss is {loss}, training stops")
             self.model.stop_training = True
