@@ -207,7 +207,15 @@ class Stream:
         return not _is_dataset(self.source)
 
     def peek(self, rows: int = 2) -> Batch:
-        """The first rows of the first batch, which is kept for the first epoch."""
+        """The first rows of the first batch, which is kept for the first epoch.
+
+        A Dataset is looked into aside, without a trace in torch's random numbers: its batch size
+        and order are not settled yet.
+        """
+        if _is_dataset(self.source):
+            with torch.random.fork_rng(devices=[]):
+                for item in DataLoader(self.source, batch_size=rows):
+                    return _unpack(item, self.what)
         iterator = self._start(0) if self._iterator is None else self._iterator
         try:
             first = next(iterator)

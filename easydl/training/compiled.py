@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from easydl import losses, metrics, optimizers
+from easydl import losses, metrics, optimizers, schedules
 from easydl.data.convert import Tree, leaves, map_tree
 from easydl.errors import check_positive_int, did_you_mean
 from easydl.training.heads import Head, ending_of
@@ -63,7 +63,7 @@ class Compiled:
                 raise ValueError(f"{name}={value} was given; expected a number above 0, or None.")
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.accumulate = check_positive_int("accumulate", accumulate)
-        self.schedule = schedule
+        self.schedule = None if schedule is None else schedules.get(schedule)
         self.strict = strict
 
         half = PRECISIONS[precision]
@@ -110,28 +110,16 @@ class Compiled:
         if self.optimizer is not None or not self.parameters:
             return
         self.optimizer = self.optimizer_spec.make(self.parameters)
-        if self.scaler.is_enabled() and isinstance(self.optimizer, torch.optim.SGD):
-            # torch's fused SGD spoils its momentum on the steps that the scaler wants skipped;
-            # this has the scaler skip them itself, as it does for optimizers that are not fused.
-            self.optimizer._step_supports_amp_scaling = False
+        start_fused_momentum(self.optimizer)
         schedule = self.schedule
         if schedule is None:
             schedule = getattr(self.optimizer_spec, "schedule", None)
         if schedule is not None:
-            scheduler = schedule.make(self.optimizer) if hasattr(schedule, "make") else None
-            scheduler = schedule(self.optimizer) if scheduler is None else scheduler
+            scheduler = schedule.make(self.optimizer)
             if getattr(scheduler, "easydl_interval", "epoch") == "step":
                 self.step_scheduler = scheduler
             else:
                 self.epoch_scheduler = scheduler
-
-    def advance_epoch_scheduler(self, logs: dict[str, float]) -> None:
-        """One step of a torch scheduler at the end of an epoch."""
-        scheduler = self.epoch_scheduler
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            scheduler.step(logs.get("val_loss", logs["loss"]))
-        else:
-            scheduler.step()
 
     # -- outputs -----------------------------------------------------------------------------
 
@@ -161,8 +149,10 @@ class Compiled:
             Head(
                 name,
                 spec,
-                unique_keys([make_metric(m, len(names) > 1) for m in metrics_of_head]),
-                unique_keys([make_metric(m, len(names) > 1) for m in weighted_of_head]),
+                *unique_keys(
+                    [make_metric(m, len(names) > 1) for m in metrics_of_head],
+                    [make_metric(m, len(names) > 1) for m in weighted_of_head],
+                ),
                 float(weight),
                 output.detach(),
                 ending_of(output) if ending is None else ending,
@@ -216,6 +206,22 @@ class Compiled:
 
             return first_call
         return self.jitted
+
+
+def start_fused_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give a fused SGD its momentum buffers, as zeros: the same first step, to the bit.
+
+    torch's fused SGD makes them uninitialised in the first step, for all parameters or none. So a
+    layer that is freed later stops it with a TypeError, and a first step that the GradScaler skips
+    leaves garbage in them.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            if group["fused"] and group["momentum"] and not group["dampening"]:
+                for parameter in group["params"]:
+                    state = optimizer.state[parameter]
+                    if state.get("momentum_buffer") is None:
+                        state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -342,12 +348,21 @@ def make_metric(spec: Any, own_copy: bool = False) -> tuple[str, metrics.Metric]
     return (spec if isinstance(spec, str) else metric.name), metric
 
 
-def unique_keys(pairs: list[tuple[str, metrics.Metric]]) -> list[tuple[str, metrics.Metric]]:
-    """A key that comes twice gets ``_1``, ``_2`` … as in Keras."""
+Pairs = list[tuple[str, metrics.Metric]]
+
+
+def unique_keys(plain: Pairs, weighted: Pairs) -> tuple[Pairs, Pairs]:
+    """A key that comes twice gets ``_1``, ``_2`` …, or ``weighted_`` before it, as in Keras."""
     seen: dict[str, int] = {}
-    result = []
-    for key, metric in pairs:
+
+    def unique(key: str, prefix: str) -> str:
+        if prefix and key in seen:
+            key = prefix + key
         count = seen.get(key, 0)
         seen[key] = count + 1
-        result.append((f"{key}_{count}" if count else key, metric))
-    return result
+        return f"{key}_{count}" if count else key
+
+    return (
+        [(unique(key, ""), metric) for key, metric in plain],
+        [(unique(key, "weighted_"), metric) for key, metric in weighted],
+    )

@@ -211,7 +211,8 @@ def hold_out(
                 "expected one of them."
             )
         parts = validation_data
-        if isinstance(parts, (tuple, list)) and len(parts) in (2, 3):
+        batches = isinstance(parts, list) and all(isinstance(p, tuple) for p in parts)
+        if isinstance(parts, (tuple, list)) and len(parts) in (2, 3) and not batches:
             x, y, weights = (*parts, None)[:3]
             validation = as_source(x, y, weights, what="x of validation_data")
         else:

@@ -58,14 +58,15 @@ def update_weights(model: Model) -> None:
             torch.nn.utils.clip_grad_norm_(state.parameters, state.clip_norm)
         if state.clip_value is not None:
             torch.nn.utils.clip_grad_value_(state.parameters, state.clip_value)
+    scale = 1.0 if state.step_scheduler is None else scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
     if state.constraints:
         with torch.no_grad():
             for parameter, constraint in state.constraints:
                 parameter.copy_(constraint(parameter))
-    if state.step_scheduler is not None:
-        state.step_scheduler.step()
+    if state.step_scheduler is not None and scaler.get_scale() >= scale:
+        state.step_scheduler.step()  # a step skipped for float16's overflow does not count
     state.waiting_batches = state.waiting_rows = 0
 
 
