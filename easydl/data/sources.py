@@ -232,8 +232,8 @@ class Stream:
         """Batches of one epoch, checked on the CPU, then on the device."""
         batches = self._iterator if self._iterator is not None else self._start(number)
         self._iterator = None
-        if self.merge_single:
-            batches = _merge_last_single(batches)
+        if self.merge_single and not isinstance(batches, _MergeSingle):
+            batches = _MergeSingle(batches)
         count = 0
         for batch in batches:
             if self.prepare is not None:
@@ -243,19 +243,22 @@ class Stream:
             if self.steps is not None and count == self.steps:
                 if self.one_shot:
                     self._iterator = batches
-                return
+                break
         if count == 0 and self._started > 1:
             raise ValueError(
                 f"{self.what} gave no batch in epoch {number + 1}: a generator runs only once. "
                 f"Give a function that makes one, such as fit(lambda: batches()), a list of "
                 "batches, or steps_per_epoch with an endless generator."
             )
-        if self.steps is not None and count < self.steps:
+        joined = batches.joined if isinstance(batches, _MergeSingle) else 0
+        if self.steps is not None and count + joined < self.steps:
             raise ValueError(
                 f"{self.what} ended after {count} batches in epoch {number + 1}; expected "
                 f"{self.steps} (steps_per_epoch or its length). Write steps_per_epoch={count}, or "
                 "let the generator go on."
             )
+        if hasattr(self.source, "on_epoch_end"):
+            self.source.on_epoch_end()  # where Keras's Sequence shuffles itself
 
     def _start(self, number: int) -> Iterator[Batch]:
         self._started += 1
@@ -265,7 +268,7 @@ class Stream:
         if _is_dataset(source):
             source = self._loader(source, number)
         elif hasattr(source, "on_epoch_end") and hasattr(source, "__getitem__"):
-            source = (source[i] for i in range(len(source)))  # Keras's Sequence
+            source = map(source.__getitem__, range(len(source)))  # Keras's Sequence
         return (_unpack(item, self.what) for item in source)
 
     def _loader(self, dataset: Dataset, number: int) -> DataLoader:
@@ -411,19 +414,28 @@ def _unpack(item: Any, what: str) -> Batch:
     return inputs, targets, weights
 
 
-def _merge_last_single(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Join a last batch of one row to the one before it, which waits one step for that."""
-    held: Batch | None = None
-    for batch in batches:
-        if held is None:
-            held = batch
-        elif len(leaves(batch)[0]) > 1:
-            yield held
-            held = batch
-        else:
-            held = _join(held, batch)
-    if held is not None:
-        yield held
+class _MergeSingle:
+    """Joins a last batch of one row to the one before it, which waits one step for that."""
+
+    def __init__(self, batches: Iterator[Batch]):
+        self._batches, self._held, self.joined = batches, None, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        for batch in self._batches:
+            before, self._held = self._held, batch
+            if before is None:
+                continue
+            if len(leaves(batch)[0]) > 1:
+                return before
+            self._held = _join(before, batch)
+            self.joined += 1
+        before, self._held = self._held, None
+        if before is None:
+            raise StopIteration
+        return before
 
 
 def _join(first: Batch, second: Batch) -> Batch:

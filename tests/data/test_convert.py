@@ -1,0 +1,96 @@
+"""Array-likes to tensors: every dtype and memory layout, the caller's data untouched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from easydl.data.convert import cast_inputs, check_finite, leaves, map_tree, to_tensor
+
+NUMBERS = np.arange(12.0).reshape(4, 3)
+KINDS = ["f2", "f4", "f8", "g", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
+
+
+@pytest.mark.parametrize("order", ["=", ">", "<"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_to_tensor_takes_every_number_type(kind, order):
+    array = NUMBERS.astype(kind).astype(np.dtype(kind).newbyteorder(order))
+    tensor = to_tensor(array, "x")
+    np.testing.assert_array_equal(tensor.numpy(), array)
+    assert cast_inputs(tensor, torch.float32, False).dtype == torch.float32
+
+
+def read_only(array):
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+LAYOUTS = {
+    "fortran": np.asfortranarray(NUMBERS),
+    "negative strides": NUMBERS[::-1, ::-1],
+    "every second": np.repeat(NUMBERS, 2, axis=0)[::2],
+    "read-only": read_only(NUMBERS),
+    "broadcast": np.broadcast_to(NUMBERS[:1], (4, 3)),
+    "masked without a mask": np.ma.masked_array(NUMBERS),
+    "matrix of lists": NUMBERS.tolist(),
+    "tuples": tuple(map(tuple, NUMBERS)),
+    "list of arrays": list(NUMBERS),
+    "list of tensors": list(torch.tensor(NUMBERS)),
+    "tensor": torch.tensor(NUMBERS),
+    "tensor with gradient": torch.tensor(NUMBERS, requires_grad=True) * 1,
+    "transposed tensor": torch.tensor(NUMBERS.T.copy()).T,
+    "frame": pd.DataFrame(NUMBERS, columns=list("abc")),
+    "frame of several types": pd.DataFrame({"a": [0, 3, 6, 9], "b": [1.0, 4, 7, 10], "c": 2}),
+    "frame with its own index": pd.DataFrame(NUMBERS, index=[7, 5, 3, 1]),
+    "frame of nullable numbers": pd.DataFrame(NUMBERS).astype("Float64"),
+}
+
+
+@pytest.mark.parametrize("value", LAYOUTS.values(), ids=LAYOUTS)
+def test_to_tensor_takes_every_layout(value):
+    tensor = to_tensor(value, "x")
+    expected = np.asarray(value.detach() if isinstance(value, torch.Tensor) else value, dtype=float)
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+    assert not tensor.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["int64", "float32", "Int64", "Float32", "boolean", "category"])
+def test_to_tensor_takes_a_series(kind):
+    series = pd.Series([1, 0, 1]).astype(kind)
+    assert to_tensor(series, "y").tolist() == [1, 0, 1]
+
+
+def test_to_tensor_shares_memory_where_it_can_and_never_writes():
+    array = NUMBERS.astype("float32")
+    assert to_tensor(array, "x").data_ptr() == array.ctypes.data
+    frozen = read_only(array)
+    to_tensor(frozen, "x")[0, 0] = 100
+    assert frozen[0, 0] == 0
+
+
+def test_check_finite_passes_large_numbers_whose_sum_overflows():
+    check_finite(torch.full((4,), 3e38), "x")
+
+
+def test_check_finite_names_the_first_place():
+    x = torch.zeros(5, 4)
+    x[3, 1] = float("inf")
+    x[4, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"x holds inf at row 3, column 1 \(2 such entries"):
+        check_finite(x, "x")
+
+
+def test_cast_inputs_keeps_whole_numbers_for_an_embedding_only():
+    whole = torch.tensor([[1, 2]], dtype=torch.int16)
+    assert cast_inputs(whole, torch.float32, True).dtype == torch.int64
+    assert cast_inputs(whole, torch.float32, False).dtype == torch.float32
+
+
+def test_map_tree_keeps_the_form():
+    tree = {"a": torch.ones(2), "b": (torch.zeros(1), [torch.ones(3)])}
+    assert map_tree(len, tree) == {"a": 2, "b": (1, (3,))}
+    assert [len(leaf) for leaf in leaves(tree)] == [2, 1, 3]
+    assert map_tree(len, None) is None and leaves(None) == []

@@ -1,0 +1,370 @@
+"""Batches: every source gives the same training, every row comes once, orders are repeatable."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import easydl as dl
+from easydl.data import Arrays, Stream, as_source, sources
+
+ROWS, BATCH = 22, 4
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.normal(size=(ROWS, 5)).astype("float32")
+Y = GENERATOR.integers(3, size=ROWS)
+
+
+class Rows(Dataset):
+    """A map-style dataset that counts who asks it."""
+
+    def __len__(self):
+        return ROWS
+
+    def __getitem__(self, index):
+        return X[index], Y[index]
+
+
+class Flow(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, Y))
+
+
+class OldSequence:
+    """Keras's Sequence: batches by index, told of the epoch's end."""
+
+    ends = 0
+
+    def __len__(self):
+        return -(-ROWS // BATCH)
+
+    def __getitem__(self, index):
+        rows = slice(index * BATCH, (index + 1) * BATCH)
+        return X[rows], Y[rows]
+
+    def on_epoch_end(self):
+        self.ends += 1
+
+
+def read_only(array):
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def batches():
+    return [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, ROWS, BATCH)]
+
+
+def endless():
+    return itertools.cycle(batches())
+
+
+def endless_generator():
+    while True:
+        yield from batches()
+
+
+STEPS = len(batches())
+FORMS = {
+    "float64": lambda: {"x": X.astype("float64"), "y": Y},
+    "lists": lambda: {"x": X.tolist(), "y": Y.tolist()},
+    "list of rows": lambda: {"x": list(X), "y": list(Y)},
+    "fortran order": lambda: {"x": np.asfortranarray(X), "y": Y.astype("int32")},
+    "negative strides": lambda: {"x": X[::-1].copy()[::-1], "y": Y[::-1].copy()[::-1]},
+    "read-only": lambda: {"x": read_only(X), "y": read_only(Y)},
+    "frame and series": lambda: {"x": pd.DataFrame(X), "y": pd.Series(Y)},
+    "frame and frame": lambda: {"x": pd.DataFrame(X), "y": pd.DataFrame({"label": Y})},
+    "tensors": lambda: {"x": torch.tensor(X), "y": torch.tensor(Y)},
+    "float labels": lambda: {"x": X, "y": Y.astype("float32")[:, None]},
+    "one-hot": lambda: {"x": X, "y": np.eye(3)[Y]},
+    "TensorDataset": lambda: {"x": TensorDataset(torch.tensor(X), torch.tensor(Y))},
+    "Dataset": lambda: {"x": Rows()},
+    "IterableDataset": lambda: {"x": Flow()},
+    "DataLoader": lambda: {"x": DataLoader(Rows(), BATCH)},
+    "DataLoader of an IterableDataset": lambda: {"x": DataLoader(Flow(), BATCH)},
+    "list of batches": lambda: {"x": batches()},
+    "Sequence": lambda: {"x": OldSequence()},
+    "function": lambda: {"x": lambda: iter(batches())},
+    "function with steps": lambda: {"x": batches_of_ten, "steps_per_epoch": STEPS},
+    "endless iterator": lambda: {"x": endless(), "steps_per_epoch": STEPS},
+    "endless generator": lambda: {"x": endless_generator(), "steps_per_epoch": STEPS},
+    "reset loader": lambda: {"x": DataLoader(Rows(), BATCH), "steps_per_epoch": STEPS},
+}
+
+
+def batches_of_ten():
+    return itertools.chain(batches(), batches())
+
+
+def trained(**arguments):
+    """Weights and history of three epochs in order."""
+    dl.seed(7)
+    model = dl.Sequential([dl.Dense(4, "relu", input_dim=5), dl.Dense(3, "softmax")])
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    arguments = {"batch_size": BATCH, "epochs": 3, "shuffle": False, "verbose": 0, **arguments}
+    history = model.fit(**arguments)
+    return model.get_weights(), history.history
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_fit_is_the_same_to_the_bit_from_every_source(form):
+    expected, expected_history = trained(x=X, y=Y)
+    weights, history = trained(**FORMS[form]())
+    for ours, theirs in zip(weights, expected):
+        np.testing.assert_array_equal(ours, theirs)
+    assert history["accuracy"] == expected_history["accuracy"]
+    assert history["loss"] == pytest.approx(expected_history["loss"], rel=1e-6)
+
+
+# A list of arrays without targets is several inputs, as in Keras.
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "list of rows"])
+def test_evaluate_and_predict_are_the_same_from_every_source(form):
+    dl.seed(7)
+    model = dl.Sequential([dl.Dense(3, "softmax", input_dim=5)])
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    model.train_on_batch(X, Y)
+    arguments = FORMS[form]()
+    steps = arguments.pop("steps_per_epoch", None)
+    result = model.evaluate(**arguments, batch_size=BATCH, steps=steps, verbose=0)
+    assert result == pytest.approx(model.evaluate(X, Y, verbose=0), rel=1e-6)
+    predicted = model.predict(FORMS[form]()["x"], batch_size=BATCH, steps=steps)
+    np.testing.assert_allclose(predicted, model.predict(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["tensors", "Dataset", "TensorDataset", "frame and series"])
+def test_fit_shuffles_arrays_and_datasets_alike(form):
+    expected, _ = trained(x=X, y=Y, shuffle=True)
+    weights, _ = trained(**FORMS[form](), shuffle=True)
+    for ours, theirs in zip(weights, expected):
+        np.testing.assert_array_equal(ours, theirs)
+    unshuffled, _ = trained(x=X, y=Y)
+    assert not np.array_equal(unshuffled[0], expected[0])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fit_is_the_same_to_the_bit_whatever_the_number_of_workers(workers):
+    def shuffled(workers):
+        return trained(x=DataLoader(Rows(), BATCH, shuffle=True, num_workers=workers))[0]
+
+    for ours, theirs in zip(shuffled(workers), shuffled(0)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_fit_changes_nothing_of_the_callers_data():
+    x, y = X.astype("float64"), Y.copy()
+    w = np.ones(ROWS)
+    trained(x=x, y=y, sample_weight=w, shuffle=True, class_weight="balanced")
+    np.testing.assert_array_equal(x, X.astype("float64"))
+    np.testing.assert_array_equal(y, Y)
+    np.testing.assert_array_equal(w, 1)
+
+
+# -- several inputs and weights --------------------------------------------------------------------
+
+
+def test_as_source_reads_a_tuple_a_dict_and_a_list_of_arrays_as_several_inputs():
+    for given in ((X, X[:, :2]), [X, X[:, :2]], {"a": X, "b": X[:, :2]}):
+        source = as_source(given, Y)
+        assert [leaf.shape[1] for leaf in sources.leaves(source.inputs)] == [5, 2]
+        first, *_ = source.batching(4).epoch(0)
+        parts = list(first[0].values()) if isinstance(given, dict) else list(first[0])
+        np.testing.assert_array_equal(parts[1], X[:4, :2])
+
+
+def test_as_source_reads_weights_wherever_they_come_from():
+    w = np.linspace(0, 1, ROWS)
+    for source in (
+        as_source(X, Y, w),
+        as_source(X, Y, w[:, None]),
+        as_source(TensorDataset(*map(torch.tensor, (X, Y, w)))),
+        as_source([(X[i : i + 4], Y[i : i + 4], w[i : i + 4]) for i in range(0, ROWS, 4)]),
+    ):
+        taken = torch.cat([weights for _, _, weights in source.batching(4).epoch(0)])
+        assert taken.dtype == torch.float32
+        np.testing.assert_allclose(taken, w, rtol=1e-6)
+
+
+# -- how arrays are cut ----------------------------------------------------------------------------
+
+
+def numbered(samples: int, **options) -> Arrays:
+    """Rows that know their number: inputs i, targets 10 i, weights 100 i."""
+    rows = torch.arange(samples, dtype=torch.float32)
+    return Arrays(rows[:, None].clone(), 10 * rows, 100 * rows).batching(**options)
+
+
+def cut(source: Arrays, epoch: int = 0) -> list[list[int]]:
+    """The row numbers of each batch, after checking that the columns agree."""
+    result = []
+    for x, y, w in source.epoch(epoch):
+        assert torch.equal(10 * x[:, 0], y) and torch.equal(100 * x[:, 0], w)
+        result.append(x[:, 0].int().tolist())
+    return result
+
+
+def joined(lists: list[list[int]]) -> list[int]:
+    return list(itertools.chain.from_iterable(lists))
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "merge", "expected"),
+    [
+        (6, 3, False, [3, 3]),
+        (7, 3, False, [3, 3, 1]),
+        (7, 3, True, [3, 4]),
+        (8, 3, True, [3, 3, 2]),
+        (3, 1, False, [1, 1, 1]),
+        (1, 3, True, [1]),
+        (2, 5, True, [2]),
+        (5, 2**31, False, [5]),
+    ],
+)
+def test_arrays_are_cut_into_batches(samples, batch_size, merge, expected):
+    source = numbered(samples, batch_size=batch_size, merge_single=merge)
+    assert [len(rows) for rows in cut(source)] == expected
+    assert source.steps == len(expected)
+    assert joined(cut(source)) == list(range(samples))
+
+
+def test_arrays_order_is_a_function_of_seed_and_epoch_alone():
+    source = numbered(30, batch_size=4, shuffle=True, seed=3)
+    first, second = cut(source, 0), cut(source, 1)
+    torch.manual_seed(99)
+    assert cut(source, 0) == first != second
+    assert cut(numbered(30, batch_size=4, shuffle=True, seed=3), 1) == second
+    assert cut(numbered(30, batch_size=4, shuffle=True, seed=4), 0) != first
+    assert sorted(joined(first)) == sorted(joined(second)) == list(range(30))
+    assert cut(numbered(30, batch_size=7, shuffle=True, seed=3), 0)[0] == joined(first)[:7]
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("samples", [12, 13, 21, 22, 25])
+def test_arrays_are_cut_alike_whatever_is_gathered_at_once(monkeypatch, samples, shuffle, merge):
+    options = {"batch_size": 4, "shuffle": shuffle, "seed": 1, "merge_single": merge}
+    expected = cut(numbered(samples, **options))
+    for size in (1, 12 * 4, 12 * 8, 12 * 12 + 1):  # a row is 12 bytes: 1, 1, 2 and 3 batches
+        monkeypatch.setattr(sources, "CHUNK_BYTES", size)
+        assert cut(numbered(samples, **options)) == expected
+
+
+def test_arrays_end_after_the_steps_asked_for():
+    source = numbered(20, batch_size=4, steps=2)
+    assert cut(source) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert source.steps == 2
+
+
+def test_arrays_split_shares_memory_where_the_rows_are_a_range():
+    source = numbered(10)
+    train, held_out = source.split(slice(0, 7), slice(7, 10))
+    assert train.inputs.data_ptr() == source.inputs.data_ptr()
+    assert cut(held_out) == [[7, 8, 9]]
+
+
+# -- streams ---------------------------------------------------------------------------------------
+
+
+def taken(source: Stream, epoch: int = 0) -> list[int]:
+    return [len(x) for x, _, _ in source.epoch(epoch)]
+
+
+def test_stream_peek_loses_no_batch():
+    for given in (batches(), iter(batches()), DataLoader(Rows(), BATCH), Rows(), lambda: batches()):
+        source = Stream(given)
+        x, y, _ = source.peek()
+        np.testing.assert_array_equal(x, X[:2])
+        np.testing.assert_array_equal(y, Y[:2])
+        source.peek()
+        assert taken(source.batching(BATCH)) == [4, 4, 4, 4, 4, 2]
+
+
+def test_stream_knows_its_steps_when_its_length_is_known():
+    assert Stream(DataLoader(Rows(), 5)).steps == 5
+    assert Stream(Rows()).batching(BATCH).steps == 6
+    assert Stream(batches()).steps == 6
+    assert Stream(iter(batches())).steps is None
+    assert Stream(iter(batches())).batching(steps=3).steps == 3
+    assert Stream(Flow()).batching(BATCH).steps is None
+
+
+def test_stream_goes_on_in_a_generator_where_the_last_epoch_ended():
+    numbers = ((np.full((2, 1), i, "float32"), np.zeros(2)) for i in itertools.count())
+    source = Stream(numbers)
+    source.peek()
+    source.batching(steps=3)
+    first = [int(x[0]) for x, _, _ in source.epoch(0)]
+    second = [int(x[0]) for x, _, _ in source.epoch(1)]
+    assert (first, second) == ([0, 1, 2], [3, 4, 5])
+
+
+def test_stream_starts_a_loader_anew_when_steps_end_an_epoch_early():
+    source = Stream(DataLoader(Rows(), BATCH)).batching(steps=2)
+    for epoch in range(3):
+        first, *_ = source.epoch(epoch)
+        np.testing.assert_array_equal(first[0], X[:BATCH])
+
+
+def test_stream_merges_a_last_single_row_into_the_batch_before():
+    rows = [5, 5, 1]
+    source = Stream([(np.ones((n, 2)), np.ones(n)) for n in rows])
+    assert taken(source.batching(merge_single=True)) == [5, 6]
+    assert taken(source.batching(merge_single=False)) == [5, 5, 1]
+
+
+def test_stream_merges_a_last_single_row_once_when_a_generator_goes_on():
+    numbers = itertools.cycle([(np.full((n, 2), n, "float32"), np.ones(n)) for n in (3, 4, 1)])
+    source = Stream(numbers).batching(merge_single=True, steps=2)
+    assert [taken(source, epoch) for epoch in range(3)] == [[3, 5], [3, 5], [3, 5]]
+
+
+def test_fit_with_batchnorm_merges_the_last_row_of_a_loader():
+    rows = TensorDataset(torch.randn(9, 3), torch.randn(9, 1))
+    model = dl.Sequential([dl.BatchNormalization(input_shape=(3,)), dl.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(DataLoader(rows, 4), epochs=2, verbose=0)
+    assert model.evaluate(DataLoader(rows, 4), verbose=0) == pytest.approx(
+        model.evaluate(*rows.tensors, verbose=0)
+    )
+
+
+def test_stream_tells_a_sequence_of_each_epochs_end():
+    source = Stream(given := OldSequence())
+    source.peek()
+    assert [len(taken(source, epoch)) for epoch in range(3)] == [6, 6, 6]
+    assert given.ends == 3
+
+
+def test_stream_shuffles_a_dataset_by_seed_and_epoch():
+    def order(seed, epoch):
+        source = Stream(Rows()).batching(BATCH, shuffle=True, seed=seed)
+        return torch.cat([x for x, _, _ in source.epoch(epoch)])[:, 0].tolist()
+
+    assert order(0, 0) == order(0, 0) != order(0, 1)
+    assert sorted(order(0, 0)) == sorted(X[:, 0].tolist())
+
+
+def test_stream_takes_a_batch_of_inputs_alone():
+    for given in ([(X[:4],), (X[4:],)], (part for part in (X[:4], X[4:]))):
+        source = Stream(given)
+        assert [(len(x), y, w) for x, y, w in source.epoch(0)] == [
+            (4, None, None),
+            (18, None, None),
+        ]
+
+
+def test_stream_says_that_a_generator_ran_out():
+    source = Stream(iter(batches()))
+    taken(source)
+    with pytest.raises(ValueError, match=r"no batch in epoch 2.*runs only once.*function"):
+        taken(source, 1)
+
+
+def test_stream_says_that_a_generator_ended_early():
+    source = Stream(iter(batches())).batching(steps=8)
+    with pytest.raises(ValueError, match="ended after 6 batches in epoch 1; expected 8"):
+        taken(source)
