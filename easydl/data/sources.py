@@ -232,8 +232,9 @@ class Stream:
         """Batches of one epoch, checked on the CPU, then on the device."""
         batches = self._iterator if self._iterator is not None else self._start(number)
         self._iterator = None
-        if self.merge_single and not isinstance(batches, _MergeSingle):
-            batches = _MergeSingle(batches)
+        if self.merge_single:
+            batches = batches if isinstance(batches, _MergeSingle) else _MergeSingle(batches)
+            batches.joined = 0
         count = 0
         for batch in batches:
             if self.prepare is not None:
@@ -418,7 +419,8 @@ class _MergeSingle:
     """Joins a last batch of one row to the one before it, which waits one step for that."""
 
     def __init__(self, batches: Iterator[Batch]):
-        self._batches, self._held, self.joined = batches, None, 0
+        self._batches, self.joined = batches, 0
+        self._held: Batch | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         return self
