@@ -186,10 +186,11 @@ def report(
     side = max(_confusion_side(names), 5.0)
     width = max(4.2 * columns, side + (7.0 if with_pictures else 0.6))
     figure = _figure(width, 3.0 * rows + side)
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[3.0 * rows, side]))
+    halves: Any = figure.subfigures(2, 1, height_ratios=[3.0 * rows, side])
+    above, below = halves
     _draw_curves(above, panels, rows, columns)
     if with_pictures:
-        left, right = np.ravel(below.subfigures(1, 2, width_ratios=[side, width - side]))
+        left, right = below.subfigures(1, 2, width_ratios=[side, width - side])
         worst, titles = _worst(x, true, probabilities, classes, 16)
         across = min(4, len(titles))
         _draw_pictures(right, _as_pictures(worst), titles, math.ceil(len(titles) / across), across)
@@ -356,12 +357,13 @@ def _figure(width: float, height: float) -> Figure:
     try:
         import matplotlib
         from matplotlib import pyplot
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise ImportError(
             "a plot needs the package matplotlib, which is not installed: pip install matplotlib."
         ) from error
-    figure = pyplot.figure(figsize=(width, height), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # inches, around every panel
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)  # inches, around every panel
+    figure = pyplot.figure(figsize=(width, height), dpi=100, layout=layout)
     backend = matplotlib.get_backend().lower()
     if backend == "agg" or "inline" in backend:
         _close(figure)  # else a notebook draws it twice, and a script keeps each in memory
