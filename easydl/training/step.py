@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from easydl.data.convert import leaves
+from easydl.training import fused
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -59,8 +60,11 @@ def update_weights(model: Model) -> None:
         if state.clip_value is not None:
             torch.nn.utils.clip_grad_value_(state.parameters, state.clip_value)
     scale = 1.0 if state.step_scheduler is None else scaler.get_scale()
-    scaler.step(optimizer)
-    scaler.update()
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        fused.step(optimizer)
     if state.constraints:
         with torch.no_grad():
             for parameter, constraint in state.constraints:
