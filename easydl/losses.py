@@ -8,6 +8,7 @@ loss and any callable ``(y_pred, y_true) -> tensor`` can be given to ``compile``
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -296,7 +297,7 @@ def get(spec: Any) -> Any:
     if inspect.isfunction(spec):
         names = list(inspect.signature(spec).parameters)[:2]
         if names == ["y_true", "y_pred"]:
-            return lambda y_pred, y_true: spec(y_true, y_pred)
+            return functools.update_wrapper(functools.partial(_in_torch_order, spec), spec)
         if spec.__module__ == __name__:
             return Loss(spec, spec.__name__)
     return spec
@@ -311,25 +312,26 @@ def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         loss = copy.copy(loss)
         loss.reduction = "none"
-    name = getattr(loss, "__name__", type(loss).__name__)
-    takes_reduction = isinstance(loss, Loss) or (
+    elif isinstance(loss, Loss) or (
         inspect.isfunction(loss) and "reduction" in inspect.signature(loss).parameters
-    )
+    ):
+        loss = functools.partial(loss, reduction="none")
+    return functools.partial(_values_of, loss)  # not a closure: models are pickled whole
 
-    def values_of(y_pred: Tensor, y_true: Tensor) -> Tensor:
-        if takes_reduction:
-            values = loss(y_pred, y_true, reduction="none")
-        else:
-            values = loss(y_pred, y_true)
-        if values.dim() == 0:
-            raise ValueError(
-                f"the loss {name} returned one number for a batch of {len(y_pred)}; sample and "
-                "class weights need one a sample: return a tensor of shape (N,), or use a torch "
-                "loss or a name."
-            )
-        return values.flatten(1).mean(1) if values.dim() > 1 else values
 
-    return values_of
+def _values_of(loss: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+    values = loss(y_pred, y_true)
+    if values.dim() == 0:
+        raise ValueError(
+            f"the loss {getattr(loss, '__name__', type(loss).__name__)} returned one number for a "
+            f"batch of {len(y_pred)}; sample and class weights need one a sample: return a tensor "
+            "of shape (N,), or use a torch loss or a name."
+        )
+    return values.flatten(1).mean(1) if values.dim() > 1 else values
+
+
+def _in_torch_order(function: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+    return function(y_true, y_pred)
 
 
 def denominator(loss: Any, y_true: Tensor) -> Tensor | None:

@@ -671,12 +671,16 @@ def _to_array(parts: list[Tensor]) -> np.ndarray:
 
 def _drop_prefix(module: nn.Module, state: Any, prefix: str, metadata: Any) -> None:
     inner = prefix + "network."
-    for key in list(state):
-        if key.startswith(inner):
-            state[prefix + key[len(inner) :]] = state.pop(key)
+    found = [(key, state.pop(key)) for key in list(state) if key.startswith(inner)]
+    state.update((prefix + key[len(inner) :], value) for key, value in found)
 
 
-def _add_prefix(module: nn.Module, state: Any, prefix: str, *_: Any) -> None:
-    for key in list(state):
-        if key.startswith(prefix) and not key.startswith(prefix + "network."):
-            state[prefix + "network." + key[len(prefix) :]] = state.pop(key)
+def _add_prefix(module: Any, state: Any, prefix: str, *_: Any) -> None:
+    bare = module.network.state_dict()  # the network may have a part called "network", too
+    found = [
+        (key, state.pop(key))
+        for key in list(state)
+        if key.startswith(prefix)
+        and (key[len(prefix) :] in bare or not key.startswith(prefix + "network."))
+    ]
+    state.update((prefix + "network." + key[len(prefix) :], value) for key, value in found)
