@@ -90,6 +90,10 @@ class Compiled:
         self.use_logits = False
         self.jitted: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of the model would train the original through the original's compiled function.
+        return self.__dict__ | {"jitted": None}
+
     # -- parameters --------------------------------------------------------------------------
 
     def know_parameters(self, model: Model) -> None:
