@@ -65,16 +65,6 @@ class LearningRateSchedule:
         Raises:
             ValueError: if the schedule gives a negative rate or NaN.
         """
-
-        def rate(step: int) -> float:
-            value = float(self(step))
-            if not value >= 0:
-                raise ValueError(
-                    f"{type(self).__name__} gave the learning rate {value} at step {step}; "
-                    "expected a number that is not negative."
-                )
-            return value
-
         own = [float(group["lr"]) for group in optimizer.param_groups]
         default = float(optimizer.defaults["lr"])
         whole = default if default in own else max(own)
@@ -87,7 +77,16 @@ class LearningRateSchedule:
             # LambdaLR multiplies the group's initial_lr by the function's value. A share of the
             # schedule in place of a rate makes the product exact, and lets schedules begin at 0.
             group["initial_lr"] = 1.0 if lr == whole else lr / whole
-        return StepScheduler(optimizer, rate)
+        return StepScheduler(optimizer, self._checked)
+
+    def _checked(self, step: int) -> float:
+        value = float(self(step))
+        if not value >= 0:
+            raise ValueError(
+                f"{type(self).__name__} gave the learning rate {value} at step {step}; expected a "
+                "number that is not negative."
+            )
+        return value
 
 
 class ExponentialDecay(LearningRateSchedule):
