@@ -11,6 +11,7 @@ from easydl import (
     callbacks,
     constraints,
     initializers,
+    keras1,
     layers,
     losses,
     metrics,
@@ -48,3 +49,5 @@ __all__ = [
     "utils",
     *_layer_names,
 ]
+
+keras1.install()  # the spellings of 2016
