@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import Parameter, UninitializedParameter
 
 from easydl import activations, constraints, initializers, regularizers
 from easydl.activations import trace_module, traced
@@ -78,8 +78,8 @@ def setup(
     for name, word in (weights or {}).items():
         if getattr(layer, name) is None:  # use_bias=False
             continue
-        deferred = UninitializedBuffer if name in layer._buffers else UninitializedParameter
-        setattr(layer, name, deferred())
+        is_buffer = name in layer._buffers  # torch's UninitializedBuffer cannot be copied
+        setattr(layer, name, torch.empty(0) if is_buffer else UninitializedParameter())
         layer.initializers[name] = initializers.get(given[f"{word}_initializer"])
         penalty = regularizers.get(given.get(f"{word}_regularizer"))
         if penalty is not None:
@@ -129,7 +129,10 @@ def make_weights(
     for name, shape in shapes.items():
         weight = getattr(layer, name)
         if weight is not None:
-            weight.materialize(tuple(shape))
+            if name in layer._buffers:
+                setattr(layer, name, weight := weight.new_empty(shape))
+            else:
+                weight.materialize(tuple(shape))
             for part in kernels(weight.data) if name == "weight" else [weight]:
                 fill(part, layer.initializers[name])
     layer.built = True
@@ -315,11 +318,13 @@ def plain(layer: nn.Module) -> nn.Module:
     if hasattr(layer, "to_torch"):
         module: nn.Module = layer.to_torch()  # type: ignore[operator]
         activation = getattr(layer, "activation", None)
-        if activation is None:
-            return module
-        if isinstance(module, nn.Identity):
-            return plain(activation)
-        return nn.Sequential(module, plain(activation)).train(layer.training)
+        if isinstance(module, nn.Identity):  # an Activation layer
+            module = plain(activation) if activation is not None else module
+        elif activation is not None:
+            module = nn.Sequential(module, plain(activation))
+        if len({part.training for part in layer.modules()}) == 1:
+            module.train(layer.training)  # else parts keep theirs: a frozen BatchNormalization
+        return module
     module = copy.deepcopy(layer)
     if any(hasattr(part, "to_torch") for part in module.modules()):
         for name, child in module.named_children():
@@ -349,6 +354,7 @@ class Layer(nn.Module):
         torch.Size([2, 3])
     """
 
+    like: Tensor
     penalties: list[tuple[str, Any]]
     constraints: list[tuple[str, Any]]
 
@@ -362,6 +368,8 @@ class Layer(nn.Module):
         super().__init__()
         setup(self, locals(), takes=ANY, gives=None)
         self.register_forward_pre_hook(_build_first)
+        # follows .to() and .double(), so that weights are made where the layer is by then
+        self.register_buffer("like", torch.empty(0), persistent=False)
 
     def add_weight(
         self,
@@ -384,7 +392,7 @@ class Layer(nn.Module):
                 "twice, end it with self.built = True."
             )
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        weight = Parameter(torch.empty(sizes), requires_grad=trainable)
+        weight = Parameter(self.like.new_empty(sizes), requires_grad=trainable)
         fill(weight, initializers.get(initializer))
         self.register_parameter(name, weight)
         if regularizer is not None:

@@ -101,7 +101,7 @@ class Branches(nn.Module):
             return _merged([branch(x) for branch in branches], merge, axis)
 
         branches = nn.ModuleList(plain(branch) for branch in self.branches)
-        return traced(run, branches=branches).train(self.training)
+        return traced(run, branches=branches)
 
 
 class Residual(nn.Module):
@@ -164,7 +164,7 @@ class Residual(nn.Module):
         def add(x: Any, layers: Any, shortcut: Any) -> Any:
             return layers(x) + shortcut(x)
 
-        return traced(add, **ways).train(self.training)
+        return traced(add, **ways)
 
 
 class Concatenate(nn.Module):

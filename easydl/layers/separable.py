@@ -219,7 +219,7 @@ class SeparableConv2D(nn.Module):
 
     def to_torch(self) -> nn.Sequential:
         """Two ``nn.Conv2d``."""
-        return nn.Sequential(plain(self.depthwise), plain(self.pointwise)).train(self.training)
+        return nn.Sequential(plain(self.depthwise), plain(self.pointwise))
 
 
 class Conv2DTranspose(nn.ConvTranspose2d):

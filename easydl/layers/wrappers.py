@@ -18,6 +18,7 @@ from easydl.layers.base import (
     plain,
     prepare,
     setup,
+    start_build,
     traced,
 )
 from easydl.layers.recurrent import GRU, LSTM, SimpleRNN
@@ -74,7 +75,7 @@ class TimeDistributed(nn.Module):
 
     def to_torch(self) -> nn.Module:
         """A graph around the layer's torch module."""
-        return traced(_at_every_step, layer=plain(self.layer)).train(self.training)
+        return traced(_at_every_step, layer=plain(self.layer))
 
 
 def _at_every_step(x: Any, layer: Any) -> Any:
@@ -134,6 +135,7 @@ class Bidirectional(nn.Module):
 
     def build(self, input_shape: Shape) -> None:
         """Build the layer in both directions."""
+        start_build(self, input_shape)
         self.layer.build(input_shape)
         self.built = True
 
@@ -147,8 +149,7 @@ class Bidirectional(nn.Module):
     def to_torch(self) -> nn.Module:
         """A graph around torch's bidirectional module."""
         mode = self.merge_mode
-        run = traced(lambda x, layer: _joined(layer(x), mode), layer=plain(self.layer))
-        return run.train(self.training)
+        return traced(lambda x, layer: _joined(layer(x), mode), layer=plain(self.layer))
 
 
 def _joined(y: Any, mode: str | None) -> Any:
