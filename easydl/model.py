@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -640,11 +641,8 @@ def sample_shape(shape: Any) -> tuple[int, ...]:
 
 def snake_case(name: str) -> str:
     """Keras's names: ``LSTM`` -> ``lstm``, ``Conv2D`` -> ``conv2d``, ``MaxPooling2D`` …"""
-    result = ""
-    for before, letter in zip(" " + name, name):
-        result += "_" if letter.isupper() and before.islower() else ""
-        result += letter.lower()
-    return result
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def as_list(value: Any) -> list[Any]:
