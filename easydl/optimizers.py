@@ -216,7 +216,7 @@ class Adam(Optimizer):
         beta_1: how much of the old mean gradient stays.
         beta_2: how much of the old mean square stays.
         epsilon: keeps the division finite.
-        amsgrad: divide by the largest v so far (torch compares corrected values, Keras not).
+        amsgrad: divide by the largest v so far.
         weight_decay: decoupled, as in ``AdamW``.
 
     Raises:

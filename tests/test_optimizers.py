@@ -97,6 +97,7 @@ def test_update_equals_keras(name, arguments):
         ("RMSprop", {"learning_rate": 0.01, "centered": True}),
         ("Adam", {"learning_rate": 0.01}),
         ("Adam", {"learning_rate": 0.01, "beta_1": 0.8, "beta_2": 0.99}),
+        ("Adam", {"learning_rate": 0.01, "beta_2": 0.9, "amsgrad": True}),
         ("Adam", {"learning_rate": 0.01, "weight_decay": 0.1}),
         ("AdamW", {"learning_rate": 0.01}),
         ("AdamW", {"learning_rate": 0.01, "weight_decay": 0.1}),
