@@ -553,8 +553,10 @@ class Model(nn.Module):
         return text
 
     def count_params(self) -> int:
-        """The number of weights, frozen ones included."""
-        return sum(p.numel() for p in self.parameters())
+        """The number of weights, frozen ones and BatchNorm's statistics included, as in Keras."""
+        from easydl.summary import count_weights
+
+        return count_weights(self)
 
     def to_torch(self) -> nn.Module:
         """A plain torch module that needs no easydl and gives the same outputs to the bit."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
 from easydl.data.convert import leaves
@@ -22,7 +23,7 @@ def summary_text(model: Model) -> str:
     for layer, name in zip(model.layers, model.layer_names()):
         count: Any = "?"
         if not has_open_shapes(layer):
-            count = f"{sum(p.numel() for p in layer.parameters()):,}"
+            count = f"{count_weights(layer):,}"
         rows.append((f"{name} ({type(layer).__name__})", shapes.get(id(layer), "?"), count))
     header = ("Layer (type)", "Output Shape", "Param #")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(3)]
@@ -31,7 +32,7 @@ def summary_text(model: Model) -> str:
     table += [_row(row, widths) for row in rows] + [line]
     if has_open_shapes(model):
         return "\n".join([*table, "Parameters are counted once the input shape is known: build()."])
-    total = sum(p.numel() for p in model.parameters())
+    total = count_weights(model)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     table += [
         f"Total params: {total:,}",
@@ -41,6 +42,15 @@ def summary_text(model: Model) -> str:
     if multiply_adds is not None:
         table.append(f"Multiply-adds per sample: {multiply_adds:,}")
     return "\n".join(table)
+
+
+def count_weights(module: nn.Module) -> int:
+    """Parameters and, as Keras counts them, the running statistics of normalisations."""
+    tensors = list(module.parameters())
+    for part in module.modules():
+        if isinstance(part, _NormBase):
+            tensors += [t for t in (part.running_mean, part.running_var) if t is not None]
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _row(cells: tuple[str, str, str], widths: list[int]) -> str:
@@ -54,24 +64,26 @@ def _measure(model: Model) -> tuple[dict[int, str], int | None]:
     if shape is None or has_open_shapes(model):
         return {}, None
     shapes: dict[int, str] = {}
-    recurrent = [0]
+    correction: list[int] = []  # of torch's count, for the recurrent layers
 
     def see(layer: nn.Module, inputs: Any, output: Any) -> None:
         shapes[id(layer)] = ", ".join(
             str((None, *t.shape[1:])) for t in leaves(output) if isinstance(t, Tensor)
         )
 
-    def count(layer: nn.Module, inputs: Any, output: Any) -> None:
-        # The fused recurrent kernels are one operation to torch's counter: weights × time steps.
+    def begin(layer: nn.Module, inputs: Any) -> None:
+        correction.append(counter.get_total_flops() // 2)
+
+    def end(layer: nn.Module, inputs: Any, output: Any) -> None:
+        # torch's counter knows some fused recurrent kernels and not others: weights × time steps.
         weights = sum(p.numel() for p in layer.parameters() if p.dim() == 2)
-        recurrent[0] += weights * inputs[0].shape[1] * inputs[0].shape[0]
+        steps = inputs[0].shape[:-1].numel()
+        correction.append(weights * steps - counter.get_total_flops() // 2)
 
     hooks = [layer.register_forward_hook(see) for layer in model.layers]
-    hooks += [
-        module.register_forward_hook(count)
-        for module in model.modules()
-        if isinstance(module, nn.RNNBase)
-    ]
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
     try:
         from easydl.training.prepare import input_dtype, keeps_integers
 
@@ -84,5 +96,4 @@ def _measure(model: Model) -> tuple[dict[int, str], int | None]:
     finally:
         for hook in hooks:
             hook.remove()
-    inside = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    return shapes, counter.get_total_flops() // 2 + (recurrent[0] if inside else 0)
+    return shapes, counter.get_total_flops() // 2 + sum(correction)

@@ -1,0 +1,189 @@
+"""Weight files: the same numbers back, whole files or none, and clear words about strangers."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import easydl as dl
+from easydl import saving
+
+X = torch.linspace(-1, 1, 40).reshape(10, 4)
+
+
+def convolutional():
+    return dl.Sequential(
+        [dl.Conv2D(2, 3, input_shape=(1, 6, 6)), dl.BatchNormalization(), dl.Flatten(), dl.Dense(3)]
+    )
+
+
+MODELS = {
+    "dense": lambda: dl.Sequential([dl.Dense(5, "relu", input_dim=4), dl.Dense(3, "softmax")]),
+    "convolutional": convolutional,
+    "recurrent": lambda: dl.Sequential([dl.LSTM(3, input_shape=(5, 2)), dl.Dense(1)]),
+    "embedding": lambda: dl.Sequential([dl.Embedding(7, 3, input_shape=(4,)), dl.LSTM(2)]),
+    "wrapped": lambda: dl.Model(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))),
+    "nested": lambda: dl.Sequential([dl.Sequential([dl.Dense(2, input_dim=4)]), dl.Dense(1)]),
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_weights_come_back_as_they_were(make, tmp_path):
+    dl.seed(0)
+    model, other = make(), make()
+    for value in model.state_dict().values():
+        value.copy_(torch.rand(value.shape) if value.is_floating_point() else value + 3)
+    model.save_weights(tmp_path / "weights.safetensors")
+    other.load_weights(str(tmp_path / "weights.safetensors"))
+    for (name, ours), theirs in zip(model.state_dict().items(), other.state_dict().values()):
+        assert torch.equal(ours, theirs), name
+        assert ours.dtype == theirs.dtype
+
+
+def test_weights_file_is_a_plain_safetensors_file_with_torch_keys(tmp_path):
+    model = dl.Model(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)))
+    model.save_weights(tmp_path / "weights.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "weights.safetensors")
+    assert set(tensors) == set(model.network.state_dict())
+    nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).load_state_dict(tensors)
+
+
+def test_load_weights_takes_a_file_that_torch_users_wrote(tmp_path):
+    network = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    model = dl.Model(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)))
+    model.load_weights(tmp_path / "weights.safetensors")
+    assert torch.equal(model(X), network(X))
+
+
+def test_save_weights_takes_transposed_and_shared_parameters(tmp_path):
+    def tied():
+        network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        network[1].weight = network[0].weight
+        return dl.Model(network)
+
+    model, other = tied(), tied()
+    model.network[0].weight.data = model.network[0].weight.data.T
+    model.save_weights(tmp_path / "weights.safetensors")
+    other.load_weights(tmp_path / "weights.safetensors")
+    np.testing.assert_equal(other.get_weights(), model.get_weights())
+
+
+def test_load_weights_after_fit_takes_effect_in_training(tmp_path):
+    model = MODELS["dense"]()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(X, torch.arange(10) % 3, verbose=0)
+    model.save_weights(tmp_path / "weights.safetensors")
+    kept = model.get_weights()
+    model.fit(X, torch.arange(10) % 3, verbose=0)
+    model.load_weights(tmp_path / "weights.safetensors")
+    np.testing.assert_equal(model.get_weights(), kept)
+    model.fit(X, torch.arange(10) % 3, verbose=0)
+    assert not np.array_equal(model.get_weights()[0], kept[0])
+
+
+def test_predict_does_not_warn_after_load_weights(tmp_path):
+    MODELS["dense"]().save_weights(tmp_path / "weights.safetensors")
+    model = MODELS["dense"]()
+    model.load_weights(tmp_path / "weights.safetensors")
+    model.predict(X)
+
+
+# -- whole or not at all ---------------------------------------------------------------------------
+
+
+def fails(*_, **__):
+    raise OSError("disk full")
+
+
+@pytest.mark.parametrize("where", ["replace", "fsync"])
+def test_save_weights_leaves_the_old_file_whole_when_it_fails(where, tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    model = MODELS["dense"]()
+    model.save_weights(path)
+    before = path.read_bytes()
+    model.layers[0].weight.data += 1
+    monkeypatch.setattr(os, where, fails)
+    with pytest.raises(OSError, match="disk full"):
+        model.save_weights(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_write_atomically_cleans_up_after_a_keyboard_interrupt(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        saving.write_atomically(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_atomically_makes_a_file_that_others_may_read_as_usual(tmp_path):
+    saving.write_atomically(tmp_path / "ours", b"content")
+    (tmp_path / "usual").write_bytes(b"content")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_load_weights_changes_nothing_when_it_fails(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    dl.Sequential([dl.Dense(5, input_dim=4), dl.Dense(2)]).save_weights(path)
+    model = MODELS["dense"]()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="another architecture"):
+        model.load_weights(path)
+    np.testing.assert_equal(model.get_weights(), before)
+
+
+# -- clear words -----------------------------------------------------------------------------------
+
+
+def test_load_weights_lists_what_differs_in_another_architecture(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    dl.Sequential([dl.Dense(6, input_dim=4), dl.Dense(3, use_bias=False)]).save_weights(path)
+    model = dl.Sequential([dl.Dense(5, input_dim=4), dl.Dense(3)])
+    with pytest.raises(
+        ValueError, match=r"missing: 1\.bias; .*0\.weight: \(6, 4\) instead of \(5, 4\)"
+    ):
+        model.load_weights(path)
+    smaller = dl.Sequential([dl.Dense(6, input_dim=4)])
+    with pytest.raises(ValueError, match=r"not in the model: 1\.weight"):
+        smaller.load_weights(path)
+
+
+def test_load_weights_names_a_damaged_file(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    MODELS["dense"]().save_weights(path)
+    whole = path.read_bytes()
+    for content in (whole[:-9], whole[:20], b"", b"something else altogether", b"\x00" * 100):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"weights\.safetensors' is no whole safetensors file"):
+            MODELS["dense"]().load_weights(path)
+
+
+def test_load_weights_names_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weight file at .*nowhere\.safetensors"):
+        MODELS["dense"]().load_weights(tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".pt", ".pth", ".keras"])
+def test_save_weights_refuses_the_suffix_of_another_format(suffix, tmp_path):
+    with pytest.raises(ValueError, match=r"writes safetensors.*'model\.safetensors'"):
+        MODELS["dense"]().save_weights(tmp_path / f"model{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["save_weights", "load_weights", "set_weights"])
+def test_weights_wait_until_the_shapes_are_known(verb, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    MODELS["dense"]().save_weights(path)
+    model = dl.Sequential([dl.Dense(5), dl.Dense(3)])
+    with pytest.raises(ValueError, match=f"{verb} was called before the shapes are known"):
+        getattr(model, verb)([] if verb == "set_weights" else path)
