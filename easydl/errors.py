@@ -3,8 +3,41 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+HERE = str(Path(__file__).parent)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def short_traceback(function: Function) -> Function:
+    """``function`` whose errors show at most six frames of easydl: the outer two, the inner four.
+
+    The message says what is wrong; the rooms between are noise. Frames of other code stay: your
+    layers, losses and callbacks, and torch.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except Exception as error:
+            frames = []
+            entry = error.__traceback__
+            while entry is not None:
+                frames.append(entry)
+                entry = entry.tb_next
+            own = [f for f in frames if f.tb_frame.f_code.co_filename.startswith(HERE)]
+            kept = [f for f in frames if f not in own[2:-4]]
+            for before, after in itertools.pairwise(kept):
+                before.tb_next = after
+            raise
+
+    return call  # type: ignore[return-value]
 
 
 def did_you_mean(kind: str, given: Any, choices: Iterable[str]) -> str:
@@ -41,12 +74,13 @@ def look_up(kind: str, given: str, table: dict[str, Any]) -> Any:
 
 def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
     """``value`` as an ``int`` that is at least ``minimum``, or an error that names the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = operator.index(None if isinstance(value, bool) else value)
+    except TypeError:
         raise ValueError(
-            f"{name}={value!r} was given; expected a whole number of at least {minimum}, "
+            f"{name}={value!r:.80} was given; expected a whole number of at least {minimum}, "
             f"for example {name}={max(minimum, 1)}."
-        )
-    number = int(value.__index__())
+        ) from None
     if number < minimum:
         raise ValueError(
             f"{name}={number} was given; expected a whole number of at least {minimum}."
@@ -54,13 +88,21 @@ def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
     return number
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """``value`` as a ``bool``, or an error: a text such as ``"no"`` would count as yes."""
+    numpy_bool = type(value).__name__ in ("bool", "bool_")
+    if not numpy_bool and not (isinstance(value, int) and value in (0, 1)):
+        raise ValueError(f"{name}={value!r:.80} was given; expected True or False.")
+    return bool(value)
+
+
 def check_between(name: str, value: Any, low: float, high: float, *, ends: str = "[]") -> float:
     """``value`` as a ``float`` between ``low`` and ``high``; ``ends`` as in ``"[)"``."""
     try:
-        number = float(value)
+        number = float(None if isinstance(value, (bool, str)) else value)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{name}={value!r} was given; expected a number between {low:g} and {high:g}."
+            f"{name}={value!r:.80} was given; expected a number between {low:g} and {high:g}."
         ) from None
     above = number >= low if ends[0] == "[" else number > low
     below = number <= high if ends[1] == "]" else number < high

@@ -286,7 +286,13 @@ def get(spec: Any) -> Any:
     if isinstance(spec, str):
         return look_up("loss", spec, NAMES)()
     if isinstance(spec, type) and issubclass(spec, (Loss, nn.Module)):
-        return spec()  # type: ignore[call-arg]
+        try:
+            return spec()  # type: ignore[call-arg]
+        except TypeError as error:
+            raise TypeError(
+                f"the class {spec.__name__} was given as the loss and cannot be made without "
+                f"arguments ({error}); expected an object: {spec.__name__}(…)."
+            ) from None
     if spec in NAMES.values():
         return spec()
     if not callable(spec):
@@ -294,13 +300,25 @@ def get(spec: Any) -> Any:
             f"loss={spec!r} was given; expected a name such as 'mse', a torch loss such as "
             "nn.CrossEntropyLoss(), or a function (y_pred, y_true) -> tensor."
         )
-    if inspect.isfunction(spec):
-        names = list(inspect.signature(spec).parameters)[:2]
-        if names == ["y_true", "y_pred"]:
-            return functools.update_wrapper(functools.partial(_in_torch_order, spec), spec)
-        if spec.__module__ == __name__:
-            return Loss(spec, spec.__name__)
-    return spec
+    if inspect.isfunction(spec) and spec in FUNCTIONS:
+        return FUNCTIONS[spec]()
+    if inspect.isfunction(spec) and spec.__module__ == __name__:
+        return Loss(spec, spec.__name__)
+    return in_torch_order(spec)
+
+
+def in_torch_order(function: Callable) -> Callable:
+    """``function``, turned round if it calls its parameters ``(y_true, y_pred)`` as Keras does."""
+    try:
+        called = function.forward if isinstance(function, nn.Module) else function
+        names = list(inspect.signature(called).parameters)[:2]
+    except (TypeError, ValueError):  # builtins do not tell
+        return function
+    if names != ["y_true", "y_pred"]:
+        return function
+    turned = functools.partial(_turned, function)
+    turned.__name__ = getattr(function, "__name__", type(function).__name__)  # type: ignore
+    return turned
 
 
 def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
@@ -330,7 +348,7 @@ def _values_of(loss: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
-def _in_torch_order(function: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+def _turned(function: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     return function(y_true, y_pred)
 
 
@@ -352,26 +370,37 @@ def denominator(loss: Any, y_true: Tensor) -> Tensor | None:
 
 def is_index_loss(loss: Any) -> bool:
     """Whether a torch loss takes class indices."""
-    return isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)) or loss in (
-        F.cross_entropy,
-        F.nll_loss,
-    )
+    return isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss))
 
 
 def is_elementwise(loss: Any) -> bool:
     """Whether the loss compares outputs and targets of one shape."""
     if isinstance(loss, Loss):
         return loss.crossentropy != "categorical"
-    return isinstance(loss, ELEMENTWISE) or loss in (
-        F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy,
-        F.binary_cross_entropy_with_logits,
-    )  # fmt: skip
+    return isinstance(loss, ELEMENTWISE)
 
 
 ELEMENTWISE = (
     nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss,
     nn.KLDivLoss, nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.MultiLabelSoftMarginLoss,
 )  # fmt: skip
+
+#: torch's losses as functions -> the classes that easydl knows; nothing else differs
+FUNCTIONS = {
+    F.mse_loss: nn.MSELoss,
+    F.l1_loss: nn.L1Loss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.huber_loss: nn.HuberLoss,
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.nll_loss: nn.NLLLoss,
+    F.kl_div: nn.KLDivLoss,
+    F.poisson_nll_loss: nn.PoissonNLLLoss,
+    F.soft_margin_loss: nn.SoftMarginLoss,
+    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
+    F.multi_margin_loss: nn.MultiMarginLoss,
+}
 
 __all__ = [
     "NAMES",

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from easydl.errors import check_between, check_positive_int, look_up
+from easydl.losses import in_torch_order
 
 AVERAGES = (None, "micro", "macro", "weighted")
 
@@ -354,7 +355,8 @@ class FunctionMetric(_Mean):
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         inner = function.func if isinstance(function, functools.partial) else function
-        super().__init__(name or getattr(inner, "__name__", None) or _snake(type(inner).__name__))
+        named = getattr(function, "__name__", None) or getattr(inner, "__name__", None)
+        super().__init__(name or named or _snake(type(inner).__name__))
         self.function = function
 
     def update(self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None = None) -> None:
@@ -819,7 +821,7 @@ def get(spec: Any) -> Metric:
             f"{spec.__name__}()."
         )
     if callable(spec):
-        return FunctionMetric(spec)
+        return FunctionMetric(in_torch_order(spec))
     raise TypeError(
         f"{spec!r:.80} was given as a metric; expected a name such as 'accuracy', an object such "
         "as easydl.metrics.AUC(), or a callable (y_pred, y_true) -> tensor."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,13 @@ from easydl.callbacks import Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, leaves
-from easydl.errors import check_positive_int, did_you_mean
+from easydl.errors import (
+    check_between,
+    check_flag,
+    check_positive_int,
+    did_you_mean,
+    short_traceback,
+)
 from easydl.training import prepare
 from easydl.training.compiled import Compiled
 from easydl.training.loop import batch_hooks, run_epochs
@@ -61,6 +68,7 @@ class Model(nn.Module):
         self.history: History | None = None
         self.stop_training = False
         self.given_input_shape: tuple[int, ...] | None = None
+        self.column_names: list | None = None  # of the table that it was fitted to
         self._compiled: Any = None
         self._has_learned = network is not None
         if network is not None:
@@ -91,6 +99,7 @@ class Model(nn.Module):
 
     # -- compile -----------------------------------------------------------------------------
 
+    @short_traceback
     def compile(  # type: ignore[override]
         self,
         optimizer: Any = "rmsprop",
@@ -152,6 +161,7 @@ class Model(nn.Module):
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
+        value = check_between("learning_rate", value, 0, math.inf, ends="[)")
         for group in self._require_optimizer().param_groups:
             group["lr"] = value
 
@@ -175,7 +185,10 @@ class Model(nn.Module):
         state = self._compiled
         outputs = self._call(x)
         if len(state.heads) == 1:
-            loss = state.heads[0].compute(outputs, y, sample_weight)
+            head = state.heads[0]
+            loss = head.compute(outputs, y, sample_weight)
+            if head.weight != 1:
+                loss = loss * head.weight
             if state.penalties or state.active:
                 loss = loss + self.penalty()
             return loss, outputs
@@ -208,6 +221,7 @@ class Model(nn.Module):
 
     # -- fit, evaluate, predict ---------------------------------------------------------------
 
+    @short_traceback
     def fit(
         self,
         x: Any = None,
@@ -264,13 +278,22 @@ class Model(nn.Module):
         check_positive_int("epochs", epochs)
         check_positive_int("initial_epoch", initial_epoch, minimum=0)
         check_positive_int("validation_freq", validation_freq)
+        shuffle = check_flag("shuffle", shuffle)
+        if initial_epoch > epochs:
+            raise ValueError(
+                f"initial_epoch={initial_epoch} was given with epochs={epochs}, the number of the "
+                "last epoch; expected a larger one: epochs=initial_epoch + how many more."
+            )
         if steps_per_epoch is not None:
             check_positive_int("steps_per_epoch", steps_per_epoch)
         if validation_steps is not None:
             check_positive_int("validation_steps", validation_steps)
+        if validation_batch_size is not None:
+            check_positive_int("validation_batch_size", validation_batch_size)
         self._use_device()
         source = as_source(x, y, sample_weight)
-        prepare.get_ready(self, source, class_weight=None)
+        prepare.get_ready(self, source)
+        self.column_names = self.column_names or source.columns
         random_rows = split != "tail" and validation_split
         draws = isinstance(source, Arrays) or not source.brings_its_order
         seed = int(torch.randint(2**62, ())) if draws and (shuffle or random_rows) else 0
@@ -295,6 +318,7 @@ class Model(nn.Module):
         run_epochs(self, source, validation, hooks, epochs, initial_epoch, validation_freq)
         return self.history
 
+    @short_traceback
     def evaluate(
         self,
         x: Any = None,
@@ -321,7 +345,7 @@ class Model(nn.Module):
         self._use_device()
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source)
-        rows = batch_size or prepare.rows_per_pass(source)
+        rows = prepare.rows_per_pass(source) if batch_size is None else batch_size
         source.batching(check_positive_int("batch_size", rows), device=state.device, steps=steps)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         logs = run_epochs(self, None, source, hooks)
@@ -329,6 +353,7 @@ class Model(nn.Module):
             return logs
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
 
+    @short_traceback
     def predict(
         self,
         x: Any,
@@ -355,7 +380,7 @@ class Model(nn.Module):
                 "weights.",
                 stacklevel=2,
             )
-        rows = batch_size or prepare.rows_per_pass(source)
+        rows = prepare.rows_per_pass(source) if batch_size is None else batch_size
         source.batching(check_positive_int("batch_size", rows), device=self.device, steps=steps)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         outputs = list(self._outputs(source, hooks))
@@ -407,9 +432,11 @@ class Model(nn.Module):
         elif heads and heads[0].class_axis == 1:
             outputs = np.moveaxis(outputs, 1, -1)
         if outputs.ndim < 2 or outputs.shape[-1] == 1:
-            return (outputs.reshape(len(outputs), -1)[:, 0] > 0.5).astype(np.int64)
+            threshold = heads[0].threshold if heads else 0.5
+            return (outputs.reshape(len(outputs), -1)[:, 0] > threshold).astype(np.int64)
         return outputs.argmax(-1)
 
+    @short_traceback
     def train_on_batch(
         self,
         x: Any,
@@ -422,6 +449,7 @@ class Model(nn.Module):
         self._require_compiled("train_on_batch")
         return self._on_batch(x, y, sample_weight, class_weight, return_dict, learn=True)
 
+    @short_traceback
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:

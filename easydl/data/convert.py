@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,8 @@ def to_tensor(value: Any, what: str) -> Tensor:
                 f"{what} is a sparse tensor; expected a dense one: write {what}.to_dense()."
             )
         tensor = value.detach()
+        if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            tensor = torch.from_numpy(_without_large_unsigned(tensor.cpu().numpy()))
     else:
         tensor = torch.from_numpy(_to_numpy(value, what))
     if tensor.is_complex():
@@ -73,17 +76,35 @@ def _to_numpy(value: Any, what: str) -> np.ndarray:
     if hasattr(value, "columns") and hasattr(value, "to_numpy"):
         array = _frame_to_numpy(value, what)
     elif hasattr(value, "to_numpy"):
-        array = _column_to_numpy(value, what)
+        array = _column_to_numpy(value)
     elif isinstance(value, (list, tuple)):
         array = _list_to_numpy(value, what)
     else:
         array = np.asarray(value)
+    _check_kind(array, what)
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
             f"{what} has {int(np.ma.count_masked(value))} masked entries, which would be read as "
             f"numbers; expected none: fill them with {what}.filled(…) or drop those rows."
         )
-    if array.dtype.kind in "USO":
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    array = _without_large_unsigned(array)
+    # torch takes neither foreign byte order, negative strides nor read-only memory.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return np.require(array, requirements=["C", "W"])
+
+
+def _without_large_unsigned(array: np.ndarray) -> np.ndarray:
+    """uint16, 32 and 64, which torch can hardly compute with, as the int64 or float64 they fit."""
+    if array.dtype.kind != "u" or array.dtype.itemsize == 1:
+        return array
+    fits = array.dtype.itemsize < 8 or not array.size or int(array.max()) < 2**63
+    return array.astype(np.int64 if fits else np.float64)
+
+
+def _check_kind(array: np.ndarray, what: str) -> None:
+    if array.dtype.kind in "USOT":
         _refuse_text(array, what)
     if array.dtype.kind in "Mm":
         raise TypeError(
@@ -92,26 +113,18 @@ def _to_numpy(value: Any, what: str) -> np.ndarray:
         )
     if array.dtype.kind not in "fiubc":
         raise TypeError(f"{what} has dtype {array.dtype}; expected numbers.")
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
-    # torch takes neither foreign byte order, negative strides nor read-only memory.
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return np.require(array, requirements=["C", "W"])
 
 
 def _frame_to_numpy(frame: Any, what: str) -> np.ndarray:
-    columns = [
-        _column_to_numpy(frame[name], f"column {name!r} of {what}") for name in frame.columns
-    ]
+    columns = [_column_to_numpy(frame.iloc[:, i]) for i in range(len(frame.columns))]
     if not columns:
         raise ValueError(f"{what} is a table without columns; expected at least one.")
     for name, column in zip(frame.columns, columns):
-        if column.dtype.kind in "USO":
-            _refuse_text(column, f"column {name!r} of {what}")
+        _check_kind(column, f"column {name!r} of {what}")
     return np.stack(columns, axis=1)
 
 
-def _column_to_numpy(series: Any, what: str) -> np.ndarray:
+def _column_to_numpy(series: Any) -> np.ndarray:
     array = series.to_numpy()
     if array.dtype == object and getattr(series.dtype, "kind", "O") in "iufb":
         # pandas' nullable numbers; missing entries become nan and are named by the finite check.
@@ -134,25 +147,29 @@ def _list_to_numpy(values: list | tuple, what: str) -> np.ndarray:
 
 
 def _refuse_text(array: np.ndarray, what: str) -> None:
-    flat = array.ravel()
-    example = flat[0] if flat.size else None
+    odd = (v for v in array.ravel() if not isinstance(v, (int, float, np.number)))
+    example = next(odd, None if array.size else "")
     if isinstance(example, (str, bytes)):
         raise TypeError(
             f"{what} holds text, such as {str(example)[:40]!r}; expected numbers. Encode it: "
-            f"names, codes = np.unique({what.split()[-1]}, return_inverse=True), or "
-            "pandas.get_dummies for a column of features."
+            "names, codes = np.unique(labels, return_inverse=True), or pandas.get_dummies for a "
+            "column of features."
         )
+    holding = "of Python numbers" if example is None else f"with a {type(example).__name__} in it"
     raise TypeError(
-        f"{what} is an object array (first entry: {type(example).__name__}); expected numbers in "
-        "one regular array. Rows of different lengths: easydl.utils.pad_sequences; "
-        "otherwise: np.asarray(…, dtype='float32')."
+        f"{what} is an object array {holding}; expected numbers in one regular array. Rows of "
+        "different lengths: easydl.utils.pad_sequences; otherwise: "
+        "np.asarray(…, dtype='float32')."
     )
 
 
-def check_finite(tensor: Tensor, what: str) -> None:
+def check_finite(tensor: Tensor, what: str, given: Tensor | None = None) -> None:
     """Raise if ``tensor`` holds nan or inf, naming the first row and column.
 
     One vectorised pass: nan and inf survive a sum, so only a sum that is not finite is looked into.
+
+    Args:
+        given: the numbers before a cast, which may be too large for the dtype of ``tensor``.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
@@ -164,12 +181,17 @@ def check_finite(tensor: Tensor, what: str) -> None:
     count = int(bad.sum())
     first = torch.unravel_index(bad.flatten().to(torch.uint8).argmax(), tensor.shape)
     where = [int(i) for i in first]
-    value = float(tensor[tuple(where)])
+    value = float((tensor if given is None else given)[tuple(where)])
     names = ["row", "column"] if len(where) <= 2 else ["row"] + [f"axis {i}" for i in range(1, 9)]
     place = ", ".join(f"{name} {index}" for name, index in zip(names, where))
+    if math.isfinite(value):
+        raise ValueError(
+            f"{what} holds {value:g} at {place}, which is inf in {tensor.dtype}; expected numbers "
+            f"below {torch.finfo(tensor.dtype).max:.3g}: scale them."
+        )
     raise ValueError(
         f"{what} holds {value} at {place} ({count} such entries in all); expected finite numbers. "
-        f"Drop those rows, or fill them: np.nan_to_num({what})."
+        "Drop those rows, or fill them, for example by np.nan_to_num."
     )
 
 

@@ -8,11 +8,13 @@ stream may not) and have ``epoch(number)``, which the training loop iterates.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from easydl.data.convert import Tree, check_finite, leaves, map_tree, to_tensor
@@ -30,6 +32,8 @@ class Arrays:
             ``None``.
         weights: ``(N,)`` or ``None``.
     """
+
+    columns: list | None = None  # the names of a table's columns, where x was one
 
     def __init__(self, inputs: Tree, targets: Tree, weights: Tensor | None):
         self.inputs, self.targets, self.weights = inputs, targets, weights
@@ -166,13 +170,14 @@ class Stream:
     """
 
     samples: int | None = None
-    inputs = targets = weights = None
+    inputs = targets = weights = columns = None
 
     def __init__(self, source: Any, what: str = "x"):
         self.source, self.what = source, what
         self.one_shot = hasattr(source, "__next__")
         self._iterator: Iterator | None = None
         self._started = 0
+        self._parts: tuple[bool, bool] | None = None
         self.prepare: Callable[[Batch], Batch] | None = None
         self.batching()
 
@@ -189,7 +194,9 @@ class Stream:
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.device, self.merge_single = torch.device(device), merge_single
         self.steps = steps
-        if steps is None and not self.one_shot:
+        # A loader of an IterableDataset guesses its length: each worker may end in a short batch.
+        guesses = isinstance(getattr(self.source, "dataset", None), IterableDataset)
+        if steps is None and not self.one_shot and not guesses:
             try:
                 length = len(self.source)
             except TypeError:
@@ -214,16 +221,14 @@ class Stream:
         """
         if _is_dataset(self.source):
             with torch.random.fork_rng(devices=[]):
-                for item in DataLoader(self.source, batch_size=rows):
-                    return _unpack(item, self.what)
-        iterator = self._start(0) if self._iterator is None else self._iterator
-        try:
-            first = next(iterator)
-        except StopIteration:
-            raise ValueError(
-                f"{self.what} gave no batch; expected at least one (inputs, targets)."
-            ) from None
-        self._iterator = itertools.chain([first], iterator)
+                aside = self._read(0, lambda: DataLoader(self.source, batch_size=rows))
+                first = next(aside, None)
+        else:
+            iterator = self._start(0) if self._iterator is None else self._iterator
+            first = next(iterator, None)
+            self._iterator = itertools.chain([first], iterator)
+        if first is None:
+            raise ValueError(f"{self.what} gave no batch; expected at least one (inputs, targets).")
         x, y, w = first
         cut = lambda t: t[:rows]  # noqa: E731
         return map_tree(cut, x), map_tree(cut, y), None if w is None else w[:rows]
@@ -248,7 +253,7 @@ class Stream:
         if count == 0 and self._started > 1:
             raise ValueError(
                 f"{self.what} gave no batch in epoch {number + 1}: a generator runs only once. "
-                f"Give a function that makes one, such as fit(lambda: batches()), a list of "
+                "Expected a function that makes one, such as fit(lambda: batches()), a list of "
                 "batches, or steps_per_epoch with an endless generator."
             )
         joined = batches.joined if isinstance(batches, _MergeSingle) else 0
@@ -263,14 +268,55 @@ class Stream:
 
     def _start(self, number: int) -> Iterator[Batch]:
         self._started += 1
+        return self._read(number, lambda: self._open(number))
+
+    def _open(self, number: int) -> Any:
         source = self.source
         if callable(source) and not hasattr(source, "__iter__"):
             source = source()
         if _is_dataset(source):
-            source = self._loader(source, number)
-        elif hasattr(source, "on_epoch_end") and hasattr(source, "__getitem__"):
-            source = map(source.__getitem__, range(len(source)))  # Keras's Sequence
-        return (_unpack(item, self.what) for item in source)
+            return self._loader(source, number)
+        if hasattr(source, "on_epoch_end") and hasattr(source, "__getitem__"):
+            return map(source.__getitem__, range(len(source)))  # Keras's Sequence
+        return source
+
+    def _read(self, epoch: int, open_source: Callable[[], Any]) -> Iterator[Batch]:
+        """The source's batches as tensors; where its own code fails, the error says at which."""
+        iterator: Any = None
+        for batch in itertools.count(1):
+            try:
+                iterator = iter(open_source()) if iterator is None else iterator
+                item = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:
+                lines = str(error).strip().splitlines() or [""]
+                text = " … ".join(dict.fromkeys([lines[0][:150], lines[-1][:150]]))
+                message = (
+                    f"{self.what} failed at batch {batch} of epoch {epoch + 1}: "
+                    f"{type(error).__name__}: {text}. Expected (inputs, targets); the error above "
+                    "says where it happened."
+                )
+                cause: Exception = error
+                if getattr(self.source, "num_workers", 0):
+                    cause = RuntimeError(str(error))  # the error itself would keep the workers
+                break
+            parts = _unpack(item, self.what)
+            self._check_parts(parts, batch)
+            yield parts
+        del iterator  # a loader's other workers end here, before anyone looks at the error
+        raise RuntimeError(message) from cause
+
+    def _check_parts(self, batch: Batch, number: int) -> None:
+        """Every batch brings targets and weights, or none does."""
+        parts = (batch[1] is not None, batch[2] is not None)
+        first = self._parts = self._parts or parts
+        if parts != first:
+            words = ["inputs" + y * ", targets" + w * ", weights" for y, w in (parts, first)]
+            raise ValueError(
+                f"batch {number} of {self.what} brings {words[0]}, but the first brought "
+                f"{words[1]}; expected the same in every batch."
+            )
 
     def _loader(self, dataset: Dataset, number: int) -> DataLoader:
         generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
@@ -298,7 +344,7 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
         ValueError: different lengths, no rows.
         TypeError: nothing that can be read.
     """
-    if isinstance(x, TensorDataset) and y is None:
+    if isinstance(x, TensorDataset) and y is None and sample_weight is None:
         x, y, sample_weight = _unpack(list(x.tensors), what)
     if _is_stream(x, y):
         for name, value in (("y", y), ("sample_weight", sample_weight)):
@@ -308,40 +354,49 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
                     f"expected {name}=None: let it yield (inputs, targets[, weights])."
                 )
         return Stream(x, what)
-    if x is None:
-        raise ValueError(f"{what}=None was given; expected an array, a Dataset or batches.")
-    inputs = read_tree(x, what, y)
-    targets = None if y is None else read_tree(y, "y")
+    if x is None or isinstance(x, (str, bytes, os.PathLike, nn.Module)):
+        raise TypeError(
+            f"{what}={x!r:.80} was given; expected an array, a Dataset or batches. For a file: "
+            "np.load, or pandas.read_csv."
+        )
+    _check_same_index(x, y, sample_weight)
+    samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
+    inputs = read_tree(x, what, samples)
+    samples = len(leaves(inputs)[0]) if leaves(inputs) else None
+    targets = None if y is None else read_tree(y, "y", samples)
     weights = None if sample_weight is None else to_tensor(sample_weight, "sample_weight")
     _check_lengths(inputs, targets, weights, what)
-    for tensor in leaves(inputs):
-        check_finite(tensor, what)
-    for tensor in leaves(targets):
-        check_finite(tensor, "y")
     if weights is not None:
-        check_weights(weights)
-        weights = weights.float().reshape(-1)
-    return Arrays(inputs, targets, weights)
+        weights = ready_weights(weights)
+        if not weights.any():
+            raise ValueError("sample_weight is 0 for every sample; expected some above 0.")
+    source = Arrays(inputs, targets, weights)
+    names = getattr(x, "columns", None)
+    if names is not None and not isinstance(names[0], (int, np.integer)):
+        source.columns = list(names)
+    return source
 
 
-def read_tree(value: Any, what: str, y: Any = None) -> Tree:
+def read_tree(value: Any, what: str, samples: int | None = None) -> Tree:
     """Array-likes -> tensors; a tuple or dict is several inputs, a list of arrays too.
 
-    A list of arrays is one array of samples where its length is that of ``y``.
+    A list of arrays is one array of samples where its length is their number.
     """
     if isinstance(value, dict):
         return {key: to_tensor(part, f"{what}[{key!r}]") for key, part in value.items()}
     if isinstance(value, (tuple, list)) and value and all(_is_array(part) for part in value):
-        samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
-        one_array = samples == len(value) and any(len(part) != samples for part in value)
+        one_array = samples == len(value) and any(
+            not getattr(part, "ndim", 1) or len(part) != samples for part in value
+        )
         if not one_array and all(getattr(part, "ndim", 1) for part in value):
             return tuple(to_tensor(part, f"{what}[{i}]") for i, part in enumerate(value))
     return to_tensor(value, what)
 
 
-def check_weights(weights: Tensor) -> None:
-    """Sample weights are one finite number ≥ 0 a sample."""
-    check_finite(weights, "sample_weight")
+def ready_weights(given: Tensor) -> Tensor:
+    """Sample weights as float32 ``(N,)``, one finite number ≥ 0 a sample."""
+    weights = given.float()
+    check_finite(weights, "sample_weight", given)
     if weights.dim() > 1 and weights.numel() != len(weights):
         raise ValueError(
             f"sample_weight has shape {tuple(weights.shape)}; expected one number a sample, (N,)."
@@ -350,6 +405,27 @@ def check_weights(weights: Tensor) -> None:
         raise ValueError(
             f"sample_weight has the value {float(weights.min()):g}; expected numbers ≥ 0."
         )
+    return weights.reshape(-1)
+
+
+def _check_same_index(*values: Any) -> None:
+    """pandas rows are taken by position; tables whose row labels differ were not meant so."""
+    tables = [t for value in values for t in _flat(value) if hasattr(t, "iloc")]
+    for table in tables[1:]:
+        own, first = table.index, tables[0].index
+        if len(own) == len(first) and not own.equals(first):
+            row = next(i for i, (a, b) in enumerate(zip(own, first)) if a != b)
+            raise ValueError(
+                f"x, y and sample_weight are pandas tables with different row labels: row {row} "
+                f"is {first[row]!r} in one and {own[row]!r} in another; expected equal ones. To "
+                "match them by label write y.loc[x.index]; by position, y.to_numpy()."
+            )
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _check_lengths(inputs: Tree, targets: Tree, weights: Tensor | None, what: str) -> None:
@@ -376,7 +452,7 @@ def _check_lengths(inputs: Tree, targets: Tree, weights: Tensor | None, what: st
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "ndim") or hasattr(value, "to_numpy")
+    return any(hasattr(value, name) for name in ("ndim", "to_numpy", "__array__"))
 
 
 def _is_dataset(value: Any) -> bool:
@@ -390,7 +466,8 @@ def _is_dataset(value: Any) -> bool:
 def _is_stream(x: Any, y: Any) -> bool:
     if isinstance(x, (Dataset, DataLoader)):
         return True
-    if isinstance(x, (dict, str, bytes, int, float)) or _is_array(x) or hasattr(x, "toarray"):
+    plain = (dict, str, bytes, int, float, os.PathLike, nn.Module)
+    if isinstance(x, plain) or _is_array(x) or hasattr(x, "toarray"):
         return False
     if isinstance(x, (list, tuple)):  # a list of (x, y) batches
         pairs = all(isinstance(b, (list, tuple)) and len(b) in (2, 3) for b in x)
@@ -408,6 +485,11 @@ def _unpack(item: Any, what: str) -> Batch:
                 "(inputs, targets, weights). Several inputs stand in one tuple: ((a, b), y)."
             )
         x, y, weight = (*item, None, None)[:3]
+        if np.ndim(x) and isinstance(y, (int, float, np.number)):
+            raise ValueError(
+                f"{what} gave the single target {y:g}; expected batches: inputs (N, …) with "
+                "targets (N, …). For rows one by one give arrays, or a torch Dataset."
+            )
     inputs = read_tree(x, f"inputs of {what}")
     targets = None if y is None else read_tree(y, f"targets of {what}")
     weights = None if weight is None else to_tensor(weight, f"weights of {what}").float()

@@ -27,9 +27,9 @@ def split_rows(
     Raises:
         ValueError: a fraction outside (0, 1), an empty part, labels missing for "stratified".
     """
-    check_between("validation_split", fraction, 0, 1, ends="()")
     if how not in HOW:
         raise ValueError(did_you_mean("split", how, HOW))
+    fraction = check_between("validation_split", fraction, 0, 1, ends="()")
     train_count = int(samples * (1 - fraction))
     if not 0 < train_count < samples:
         raise ValueError(

@@ -127,11 +127,14 @@ class Compiled:
 
     # -- outputs -----------------------------------------------------------------------------
 
-    def know_outputs(self, model: Model, x: Tree, y: Tree) -> None:
-        """Run the first rows through the network and settle loss, metrics and target forms."""
+    def know_outputs(self, model: Model, x: Tree, y: Tree) -> bool:
+        """Run the first rows through the network and settle loss, metrics and target forms.
+
+        Returns whether it was necessary: rows of another form, or a new last layer.
+        """
         key = (describe(x), describe(y))
         if self.heads_key == key and self.heads_belong_to(model):
-            return
+            return False
         x = map_tree(lambda t: t.to(self.device), x)
         activation = model.final_activation()
         self.use_logits = False
@@ -170,6 +173,7 @@ class Compiled:
         ]
         self.use_logits = activation is not None
         self.heads_key, self._output_module = key, model.final_module()
+        return True
 
     def heads_belong_to(self, model: Model) -> bool:
         """Whether the network still ends in the layer that the heads were made for."""

@@ -6,18 +6,35 @@ last activation, loss and targets is found then, and what has one meaning is set
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from easydl import losses
+from easydl.data.convert import check_finite
 from easydl.losses import Loss
-from easydl.metrics import Metric
+from easydl.metrics import (
+    AUC,
+    Accuracy,
+    BinaryAccuracy,
+    CategoricalAccuracy,
+    ConfusionMatrix,
+    F1Score,
+    Metric,
+    Precision,
+    TopKCategoricalAccuracy,
+)
+
+COUNTING = (
+    AUC, Accuracy, BinaryAccuracy, CategoricalAccuracy, ConfusionMatrix, F1Score, Precision,
+    TopKCategoricalAccuracy,
+)  # fmt: skip
+LARGEST = (Accuracy, CategoricalAccuracy, ConfusionMatrix, TopKCategoricalAccuracy)
 
 PROBABILITIES = ("softmax", "sigmoid")
-BOUNDED = ("relu", "tanh", "log_softmax", "hardtanh", "leaky_relu", "elu", "gelu", "silu")
-LOGIT_LOSSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)
+LOGIT_LOSSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 #: autograd's name of the operation that made an output -> its activation
 ENDINGS = {
@@ -26,16 +43,53 @@ ENDINGS = {
     "LogSoftmaxBackward0": "log_softmax",
     "ReluBackward0": "relu",
     "TanhBackward0": "tanh",
+    "SoftplusBackward0": "softplus",
+    "ExpBackward0": "exponential",
+    "AddmmBackward0": "linear",
+    "ConvolutionBackward0": "linear",
 }
+#: what an output can be
+REACH = {
+    "softmax": (0.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+    "log_softmax": (-inf, 0.0),
+    "relu": (0.0, inf),
+    "softplus": (0.0, inf),
+    "exponential": (0.0, inf),
+    "tanh": (-1.0, 1.0),
+}
+ANY = (-inf, inf)
+#: the outputs and the targets that a loss is defined for, where these are not any numbers
+DOMAINS = {
+    "binary_crossentropy": (ANY, (0, 1)),
+    "BCEWithLogitsLoss": (ANY, (0, 1)),
+    "MultiLabelSoftMarginLoss": (ANY, (0, 1)),
+    "BCELoss": ((0, 1), (0, 1)),
+    "kl_divergence": ((0, 1), (0, 1)),
+    "KLDivLoss": ((-inf, 0), (0, 1)),
+    "poisson": ((0, inf), (0, inf)),
+    "PoissonNLLLoss": (ANY, (0, inf)),
+    "mean_squared_logarithmic_error": (ANY, (0, inf)),
+    "hinge": (ANY, (-1, 1)),
+    "squared_hinge": (ANY, (-1, 1)),
+    "SoftMarginLoss": (ANY, (-1, 1)),
+    "categorical_hinge": (ANY, (0, 1)),
+}
+TWO_VALUED = ("hinge", "squared_hinge", "SoftMarginLoss")
+NORMALISING = ("LogSoftmax", "Softmax", "Sigmoid", "LogSigmoid", "BinaryCrossEntropyWithLogits")
 VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone")
 
 
 def ending_of(output: Tensor) -> str | None:
     """The activation that made ``output``, read from autograd's graph; ``None`` if it is none."""
-    node = output.grad_fn
+    node = _through_views(output.grad_fn)
+    return None if node is None else ENDINGS.get(node.name())
+
+
+def _through_views(node: Any) -> Any:
     while node is not None and node.name().startswith(VIEWS) and node.next_functions:
         node = node.next_functions[0][0]
-    return None if node is None else ENDINGS.get(node.name())
+    return node
 
 
 class Head:
@@ -72,6 +126,7 @@ class Head:
         self.dtype = output.dtype
         self.activation = activation
         self.ignored_index: int | None = None
+        self.ending = ending
         if loss is not None and strict:
             check_activation(loss, ending, self.shape, output, self.label)
         self.loss = _choose_form(loss, ending, activation)
@@ -83,12 +138,15 @@ class Head:
             rest = list(self.shape)
             del rest[self.class_axis - 1 if self.class_axis > 0 else -1]
             self.positions = tuple(rest)
+            if strict and ending == "softmax":
+                self._check_softmax_axis(output)
         if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
             self.ignored_index = loss.ignore_index
         self.counts_by_target = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and (
             loss.weight is not None or loss.ignore_index >= 0
         )
         self.to_predictions = self._to_predictions()
+        self.threshold = 0.0 if _name(self.loss) in TWO_VALUED else 0.5
 
     # -- what the loss and the metrics are given ----------------------------------------------
 
@@ -118,6 +176,12 @@ class Head:
             return y.movedim(1, -1) if y.dim() > 2 and not isinstance(self.loss, Loss) else y
         return y
 
+    def seen_by(self, metric: Metric, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """A hinge's −1 … 1 as 0 … 1 for the metrics that count classes; else as they are."""
+        if self.threshold == 0 and isinstance(metric, COUNTING):
+            return (outputs + 1) / 2, (labels + 1) / 2
+        return outputs, labels
+
     # -- what the targets must look like ------------------------------------------------------
 
     def targets(self, y: Tensor, what: str = "y") -> Tensor:
@@ -126,14 +190,26 @@ class Head:
         Raises:
             ValueError: shapes that do not fit, labels out of range, values no probability.
         """
+        if self.strict:
+            check_finite(y, what)
         if self.kind == "categorical":
             return self._class_targets(y, what)
         if self.kind == "elementwise":
-            return self._value_targets(y, what)
-        y = y.to(self.dtype) if y.is_floating_point() else y.long()
-        if y.shape[1:] != self.shape and y.is_floating_point() and _same_but_ones(y, self.shape):
-            y = y.reshape(len(y), *self.shape)
+            y = self._value_targets(y, what)
+        elif _same_but_ones(y, self.shape):
+            # (N,) beside (N, 1) would broadcast to N × N in a loss of the user's own, too.
+            y = self._cast(y, what).reshape(len(y), *self.shape)
+        else:
+            y = self._cast(y, what) if y.is_floating_point() else y.long()
+        if self.strict and tuple(y.shape[1:]) == self.shape:
+            self._check_metrics(y, what)
         return y
+
+    def _cast(self, y: Tensor, what: str) -> Tensor:
+        cast = y.to(self.dtype)
+        if self.strict and cast.dtype != y.dtype:
+            check_finite(cast, what, y)
+        return cast
 
     def class_indices(self, y: Tensor) -> Tensor:
         """The class of each sample, for class weights and stratified splits."""
@@ -155,16 +231,8 @@ class Head:
                 f"{_rows(self.shape)}; expected labels of shape {_rows(self.positions)} with "
                 f"values 0 … {self.classes - 1}, or one-hot rows of shape {_rows(self.shape)}."
             )
-        y = y.to(self.dtype)
-        sums = y.sum(axis).reshape(len(y), -1)
-        wrong = ((sums - 1).abs() > 1e-3).any(1) | (y.reshape(len(y), -1) < 0).any(1)
-        if bool(wrong.any()):
-            row = int(wrong.to(torch.uint8).argmax())
-            raise ValueError(
-                f"{what} has rows that are not one-hot: row {row} sums to {float(sums[row, 0]):g}, "
-                f"smallest entry {float(y[row].min()):g}; expected entries ≥ 0 that sum to 1. For "
-                "several labels a sample write activation='sigmoid' and loss='binary_crossentropy'."
-            )
+        y = self._cast(y, what)
+        check_distribution(y, axis, what)
         takes_soft = isinstance(self.loss, (Loss, nn.CrossEntropyLoss))
         if not takes_soft:
             return y.argmax(axis)
@@ -205,36 +273,101 @@ class Head:
         return y
 
     def _value_targets(self, y: Tensor, what: str) -> Tensor:
-        binary = getattr(self.loss, "crossentropy", None) == "binary" or isinstance(
-            self.loss, (nn.BCELoss, nn.BCEWithLogitsLoss)
-        )
-        shape = tuple(y.shape[1:])
+        name, shape = _name(self.loss), tuple(y.shape[1:])
+        domain = DOMAINS.get(name, (ANY, ANY))[1]
         if shape != self.shape:
             if not _same_but_ones(y, self.shape):
                 raise ValueError(
                     f"{what} has shape {_rows(shape)} but {self.label} has shape "
-                    f"{_rows(self.shape)}; {_name(self.loss)} compares them entry by entry and "
-                    f"expects equal shapes. {self._advice(y, binary)}"
+                    f"{_rows(self.shape)}; {name} compares them entry by entry and expects equal "
+                    f"shapes. {self._advice(y, domain == (0, 1))}"
                 )
             y = y.reshape(len(y), *self.shape)
-        y = y.to(self.dtype)
-        if binary and y.numel():
-            low, high = (float(v) for v in torch.aminmax(y))
-            if low < 0 or high > 1:
-                fix = (
-                    f"{what} / 255" if high == 255 and low >= 0
-                    else f"({what} + 1) / 2" if (low, high) == (-1, 1)
-                    else f"{what} - {low:g}" if high - low == 1
-                    else "loss='mse' for numbers, 'sparse_categorical_crossentropy' for labels"
-                )  # fmt: skip
-                raise ValueError(
-                    f"{what} ranges from {low:g} to {high:g}; {_name(self.loss)} expects targets "
-                    f"between 0 and 1. Write {fix}."
-                )
-        if isinstance(self.loss, Loss) and self.loss.name in ("hinge", "squared_hinge"):
-            if bool(((y == 0) | (y == 1)).all()):
-                y = 2 * y - 1  # Keras's rule: 0/1 targets mean −1/1
+        y = self._cast(y, what)
+        if name in TWO_VALUED and bool(((y == 0) | (y == 1)).all()):
+            y = 2 * y - 1  # Keras's rule: 0/1 targets mean −1/1
+        if not self.strict or not y.numel():
+            return y
+        low, high = (float(v) for v in torch.aminmax(y))
+        two_valued = name not in TWO_VALUED or bool((y.abs() == 1).all())
+        if low < domain[0] or high > domain[1] or not two_valued:
+            fix = (
+                f"{what} / 255" if high == 255 and low >= 0
+                else f"({what} + 1) / 2" if (low, high) == (-1, 1)
+                else f"{what} - {low:g}" if high - low == 1
+                else "loss='mse' for numbers, 'sparse_categorical_crossentropy' for labels"
+            )  # fmt: skip
+            expected = "between {:g} and {:g}".format(*domain)
+            raise ValueError(
+                f"{what} ranges from {low:g} to {high:g}; {name} expects targets "
+                f"{'-1 or 1' if name in TWO_VALUED else expected}. Write {fix}."
+            )
+        least, most = REACH.get(self.ending or "", ANY)
+        if low < least or high > most:
+            raise ValueError(
+                f"{what} ranges from {low:g} to {high:g}, but {self.label} ends in {self.ending}, "
+                f"which gives {least:g} to {most:g} only; expected targets that it can reach. "
+                "Scale them, or leave the last layer without an activation."
+            )
+        if name == "mean_absolute_percentage_error" and bool((y == 0).any()):
+            raise ValueError(
+                f"{what} holds 0, of which no error is a percentage; {name} expects targets other "
+                "than 0. Write loss='mae'."
+            )
+        if name in ("categorical_hinge", "kl_divergence") and self.shape[-1:] > (1,):
+            check_distribution(y, y.dim() - 1, what)
         return y
+
+    def _check_metrics(self, y: Tensor, what: str) -> None:
+        """Metrics that count classes mean nothing for other targets: accuracy of a regression."""
+        counting = [m for _, m in self.metrics + self.weighted_metrics if isinstance(m, COUNTING)]
+        if not counting:
+            return
+        name, (_, labels) = counting[0].name, self.seen_by(counting[0], y, self.labels(y))
+        odd = (labels != 0) & (labels != 1)
+        if bool(odd.any()):
+            raise ValueError(
+                f"{name} counts classes, but {what} holds {float(labels[odd][0]):g}; expected 0 or "
+                "1 in every entry. For numbers write metrics=['mae'] or ['r2']; for labels a "
+                "crossentropy loss."
+            )
+        largest = [m for m in counting if isinstance(m, LARGEST)]
+        if largest and self.shape[-1:] > (1,) and bool((labels.sum(-1) != 1).any()):
+            raise ValueError(
+                f"{largest[0].name} takes the largest output as the class, but {what} has rows "
+                "with several labels or none; expected one-hot rows. Write "
+                "metrics=['binary_accuracy']."
+            )
+
+    def check_graph(self, loss: Tensor, output: Tensor) -> None:
+        """Refuse a loss of any make that applies softmax or sigmoid to their own result."""
+        if self.ending not in PROBABILITIES or self.activation is not None:
+            return
+        end = _through_views(output.grad_fn)
+        nodes, seen = [loss.grad_fn], set()
+        while nodes:
+            node = nodes.pop()
+            for following in () if node is None else (n for n, _ in node.next_functions):
+                before = _through_views(following)
+                if before is end and node.name().removesuffix("Backward0") in NORMALISING:
+                    raise ValueError(
+                        f"{self.label} ends in {self.ending}, but {_name(self.loss)} applies "
+                        f"{node.name().removesuffix('Backward0')} to it a second time; expected "
+                        f"logits. Either remove the {self.ending} from the last layer, or write a "
+                        "loss of probabilities, such as 'sparse_categorical_crossentropy'."
+                    )
+                if before is not None and before is not end and before not in seen:
+                    seen.add(before)
+                    nodes.append(before)
+
+    def _check_softmax_axis(self, output: Tensor) -> None:
+        sums = output.sum(self.class_axis)
+        if bool(((sums - 1).abs() > 1e-2).any()):
+            raise ValueError(
+                f"{self.label} {_rows(self.shape)} ends in a softmax over another axis than the "
+                f"{self.classes} classes: they sum to {float(sums.flatten()[0]):.3g}; expected 1. "
+                "Write activation='softmax' in the last layer, or nn.Softmax(dim=-1)."
+            )
 
     def _advice(self, y: Tensor, binary: bool) -> str:
         whole = not y.is_floating_point() or bool((y == y.round()).all())
@@ -247,6 +380,8 @@ class Head:
             )
         if torch.Size(y.shape[1:]).numel() == torch.Size(self.shape).numel():
             return f"Write y.reshape(-1, {', '.join(map(str, self.shape))})."
+        if binary and self.shape == (1,) and y.dim() == 2 and bool((y.sum(1) == 1).all()):
+            return "For one-hot rows of two classes write y.argmax(1), or Dense(2) with softmax."
         if y.dim() == 2 and len(self.shape) == 1:
             return f"For {y.shape[1]} targets a sample write Dense({y.shape[1]}) as the last layer."
         return "Change the last layer or the targets."
@@ -330,22 +465,33 @@ def check_activation(
     width = shape[-1] if shape else 1
     wants_logits = isinstance(loss, LOGIT_LOSSES) or getattr(loss, "from_logits", False)
     if wants_logits and ending in PROBABILITIES:
-        named = "binary" if kind == "binary" or isinstance(loss, nn.BCEWithLogitsLoss) else (
-            "sparse_categorical"
-        )  # fmt: skip
+        several = isinstance(loss, (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss))
+        named = "binary" if kind == "binary" or several else "sparse_categorical"
         raise ValueError(
             f"{label} ends in {ending}, but {name} applies it a second time (it expects logits). "
             f"Either remove the {ending} from the last layer, or keep it and write "
             f"loss='{named}_crossentropy'."
         )
-    if isinstance(loss, nn.BCELoss) and ending != "sigmoid":
-        low, high = float(output.min()), float(output.max())
-        if ending is not None or low < 0 or high > 1:
-            raise ValueError(
-                f"{label} does not end in a sigmoid (it ranges from {low:.3g} to {high:.3g}), but "
-                "BCELoss expects probabilities. Either end in activation='sigmoid', or write "
-                "loss=nn.BCEWithLogitsLoss()."
-            )
+    least, most = DOMAINS.get(name, (ANY, ANY))[0]
+    low, high = REACH.get(ending or "", (float(output.min()), float(output.max())))
+    low, high = ANY if ending == "linear" else (low, high)
+    if low < least or high > most:
+        given = f"ends in {ending}" if ending in REACH else f"gives {low:.3g} to {high:.3g}"
+        fitting = " or ".join(repr(a) for a, reach in REACH.items() if reach == (least, most))
+        raise ValueError(
+            f"{label} {given}, but {name} expects outputs between {least:g} and {most:g}. Either "
+            f"end in activation={fitting}, or choose another loss: nn.BCEWithLogitsLoss() and the "
+            "crossentropies by name take raw scores."
+        )
+    if ending == "softmax" and bool((output == 1).all()):
+        raise ValueError(
+            f"{label} is a softmax over one unit, which is always 1; {name} expects outputs that "
+            "can differ. Write activation='sigmoid', or one unit a class."
+        )
+    if name == "cosine_similarity" and width == 1:
+        raise ValueError(
+            f"{label} has one unit, whose cosine is always -1 or 1; {name} expects vectors."
+        )
     if isinstance(loss, nn.NLLLoss) and ending != "log_softmax":
         normal = output.dim() > 1 and bool((output.logsumexp(1).abs() < 1e-3).all())
         if not normal:
@@ -366,11 +512,6 @@ def check_activation(
             "Either write activation='softmax' (one label a sample), or "
             "loss='binary_crossentropy' (several labels a sample)."
         )
-    if kind == "binary" and ending == "softmax" and width == 1:
-        raise ValueError(
-            f"{label} is a softmax over one unit, which is always 1; {name} expects "
-            "activation='sigmoid'."
-        )
     if kind is not None and ending in ("relu", "tanh"):
         out = "softmax" if kind == "categorical" else "sigmoid"
         raise ValueError(
@@ -381,6 +522,19 @@ def check_activation(
         raise ValueError(
             f"{label} ends in log_softmax, but {name} expects probabilities: write "
             "loss='sparse_categorical_crossentropy', or activation='sigmoid'."
+        )
+
+
+def check_distribution(y: Tensor, axis: int, what: str) -> None:
+    """One-hot or soft rows: entries ≥ 0 that sum to 1."""
+    sums = y.sum(axis).reshape(len(y), -1)
+    wrong = ((sums - 1).abs() > 1e-3).any(1) | (y.reshape(len(y), -1) < 0).any(1)
+    if bool(wrong.any()):
+        row = int(wrong.to(torch.uint8).argmax())
+        raise ValueError(
+            f"{what} has rows that are not one-hot: row {row} sums to {float(sums[row, 0]):g}, "
+            f"smallest entry {float(y[row].min()):g}; expected entries ≥ 0 that sum to 1. For "
+            "several labels a sample write activation='sigmoid' and loss='binary_crossentropy'."
         )
 
 

@@ -101,9 +101,9 @@ class Meter:
                 labels = head.labels(torch.cat([k[1] for k in kept]))
                 weights = None if kept[0][2] is None else torch.cat([k[2] for k in kept])
                 for _, metric in head.metrics:
-                    metric.update(predicted, labels)
+                    metric.update(*head.seen_by(metric, predicted, labels))
                 for _, metric in head.weighted_metrics:
-                    metric.update(predicted, labels, weights)
+                    metric.update(*head.seen_by(metric, predicted, labels), weights)
 
 
 class BatchLogs(Mapping):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree
-from easydl.data.sources import Batch, check_weights
+from easydl.data.sources import Batch, ready_weights
 from easydl.data.split import split_rows, warn_of_missing_classes
+from easydl.errors import check_between
 from easydl.training.compiled import Compiled, order_targets
 from easydl.training.meter import Meter
 from easydl.training.trainable import is_frozen, sync_trainable
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 Source = Arrays | Stream
 
 
-def get_ready(model: Model, source: Source, class_weight: Any = None, what: str = "") -> None:
+def get_ready(model: Model, source: Source, what: str = "") -> None:
     """Build the network if need be, settle the heads, and check and cast the data.
 
     Arrays are checked whole, now; a stream batch by batch, on the CPU, as it comes.
@@ -32,82 +34,148 @@ def get_ready(model: Model, source: Source, class_weight: Any = None, what: str 
     state = model._compiled
     get_inputs_ready(model, source, what)
     x, y, _ = source.peek()
-    if isinstance(source, Stream):
-        x = map_tree(lambda t: cast_inputs(t, input_dtype(model), keeps_integers(model)), x)
     if y is None and state.loss is not None and has_standard_loss(model):
+        given = "y=None was given"
+        if isinstance(source, Stream):
+            given = f"{source.what} gives inputs only"
         raise ValueError(
-            "y=None was given, but the loss compares outputs with targets; expected targets: "
-            "fit(x, y), or fit(x, x) to reproduce the inputs."
+            f"{given}, but the loss compares outputs with targets; expected targets: fit(x, y), "
+            "fit(x, x) to reproduce the inputs, or batches (inputs, targets)."
         )
     if state.loss is None and has_standard_loss(model):
         raise ValueError(
             "compile was given no loss; expected one, for example loss='mse' or "
             "loss='sparse_categorical_crossentropy'."
         )
+    if isinstance(source, Stream):
+        assert source.prepare is not None
+        x, _, _ = source.prepare((x, y, None))
     sync_trainable(model)
+    fresh = False
     if state.loss is not None:
-        state.know_outputs(model, x, y)
+        fresh = state.know_outputs(model, x, y)
     elif not model.is_built:
         model.try_out(x)
     model.to(state.device)
     state.know_parameters(model)
     if isinstance(source, Arrays):
-        source.targets = ready_targets(state, source.targets, what or "y")
+        source.targets = ready_targets(state, source.targets, f"y of {what}" if what else "y")
     else:
         inputs_prepared = source.prepare
         assert inputs_prepared is not None
 
         def prepare_batch(batch: Batch) -> Batch:
             x, y, w = inputs_prepared(batch)
-            for tensor in leaves(y):
-                check_finite(tensor, f"targets of {source.what}")
-            if w is not None:
-                check_weights(w)
-                w = w.reshape(-1)
-            return x, ready_targets(state, y, f"targets of {source.what}"), w
+            y = ready_targets(state, y, f"targets of {source.what}")
+            return x, y, None if w is None else ready_weights(w)
 
         source.prepare = prepare_batch
+    if fresh and has_standard_loss(model):
+        rehearse(model, source)
 
 
 def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
     """Build the network if need be; check and cast the inputs."""
     x, _, _ = source.peek()
     dtype, whole = input_dtype(model), keeps_integers(model)
+    strict = model._compiled is None or model._compiled.strict
+    name = f"inputs of {source.what}" if isinstance(source, Stream) else "x"
+    name = f"x of {what}" if what and isinstance(source, Arrays) else name
+    if hasattr(model, "build_layers") and (isinstance(x, dict) or len(leaves(x)) > 1):
+        raise ValueError(
+            f"{name} holds {len(leaves(x))} arrays ({type(x).__name__}); a Sequential expects one "
+            "array (N, …). For several inputs subclass easydl.Model; rows in a list: np.stack."
+        )
+    match_columns(model, source, name)
+
+    def ready_inputs(x: Tree) -> Tree:
+        cast = map_tree(lambda t: cast_inputs(t, dtype, whole), x)
+        for tensor, given in zip(leaves(cast), leaves(x)):
+            if strict:
+                check_finite(tensor, name, given)
+            check_indices(model, tensor, name)
+        check_fits(model, cast, name)
+        return cast
+
     if not model.is_built or model.given_input_shape is None:
         first = leaves(x)[0]
-        if not model.is_built:
-            check_finite(first, source_name(source, what))
+        if not model.is_built and strict:
+            check_finite(first, name)
         model.given_input_shape = tuple(first.shape[1:])
         if isinstance(x, Tensor) and hasattr(model, "build_layers"):
             model.build_layers(tuple(first.shape[1:]))
-
-    def ready_inputs(x: Tree, name: str) -> Tree:
-        for tensor in leaves(x):
-            check_indices(model, tensor, name)
-        return map_tree(lambda t: cast_inputs(t, dtype, whole), x)
-
     if isinstance(source, Arrays):
-        source.inputs = ready_inputs(source.inputs, what or "x")
-        check_fits(model, source.inputs, what or "x")
-        for tensor, name in ((t, what or "x") for t in leaves(source.inputs)):
-            check_finite(tensor, name)
+        source.inputs = ready_inputs(source.inputs)
     else:
-
-        def prepare_inputs(batch: Batch) -> Batch:
-            for tensor in leaves(batch[0]):
-                check_finite(tensor, f"inputs of {source.what}")
-            return ready_inputs(batch[0], f"inputs of {source.what}"), batch[1], batch[2]
-
-        source.prepare = prepare_inputs
+        source.prepare = lambda batch: (ready_inputs(batch[0]), *batch[1:])
 
 
-def source_name(source: Source, what: str) -> str:
-    return what or getattr(source, "what", "x")
+def match_columns(model: Any, source: Source, name: str) -> None:
+    """A table's columns in the order of the table that the model was fitted to."""
+    known, given = model.column_names, source.columns
+    if known is None or given is None or known == given:
+        return
+    if sorted(map(str, known)) != sorted(map(str, given)) or len(set(known)) < len(known):
+        missing = [c for c in known if c not in given] or ["none"]
+        extra = [c for c in given if c not in known] or ["none"]
+        raise ValueError(
+            f"{name} is a table with other columns than the one the model was fitted to: missing "
+            f"{', '.join(map(str, missing))[:120]}; not known {', '.join(map(str, extra))[:120]}. "
+            f"Expected the same names; to go by position write x.to_numpy()."
+        )
+    source.inputs = source.inputs[:, [given.index(column) for column in known]]
+    source.columns = known
+
+
+def rehearse(model: Model, source: Source) -> None:
+    """Loss and metrics of the first rows, without a trace: what cannot work says so before a step.
+
+    Raises:
+        ValueError: the loss fails, gives no tensor, ignores the weights of the network, or applies
+            softmax a second time; a metric does not fit.
+    """
+    state = model._compiled
+    batch = source.peek()
+    if isinstance(source, Stream):
+        assert source.prepare is not None
+        batch = source.prepare(batch)
+    x, y, w = map_tree(lambda t: t.to(state.device), batch)
+    with without_trace(model), state.autocast:
+        try:
+            loss, outputs, *parts = model.compute_loss(x, y, w)
+        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            shapes = [", ".join(str(tuple(t.shape)) for t in leaves(tree)) for tree in (x, y)]
+            raise ValueError(
+                f"the loss failed for inputs {shapes[0]} and targets {shapes[1]}: "
+                f"{type(error).__name__}: {str(error)[:250]}. Expected a function "
+                "(y_pred, y_true) -> tensor, as every torch loss of two arguments is."
+            ) from error
+        if state.strict:
+            for head, output in zip(state.heads, leaves(outputs)):
+                head.check_graph(loss, output)
+        if not loss.requires_grad and any(p.requires_grad for p in model.parameters()):
+            raise ValueError(
+                "the loss does not depend on the network's weights, so nothing could learn; "
+                "expected torch operations on y_pred all the way (no .detach(), .item(), NumPy, "
+                "argmax or comparison)."
+            )
+        meter = Meter(state.heads)
+        named = {"loss": loss} | (parts[0] if parts else {})
+        try:
+            meter.add(named, len(leaves(x)[0]), outputs, y, w)
+            meter.read()
+        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(
+                f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}. "
+                "Expected a function (y_pred, y_true) -> tensor, or a name."
+            ) from error
 
 
 def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:
     """Targets cast and aligned, in the outputs' order."""
     if y is None or not state.heads:
+        for tensor in leaves(y) if state.strict else ():
+            check_finite(tensor, what)
         return map_tree(lambda t: t.float() if t.dtype == torch.float64 else t, y)
     if len(state.heads) == 1 and isinstance(y, Tensor):
         return state.heads[0].targets(y, what)
@@ -180,19 +248,19 @@ def check_fits(model: Model, x: Tree, what: str) -> None:
     if built is None or not isinstance(x, Tensor):
         return
     shape = tuple(x.shape[1:])
-    if len(shape) != len(built):
-        name = model.layer_names()[0]
+    layer, name = model.layers[0], model.layer_names()[0]
+    axis = getattr(getattr(layer, "takes", None), "axis", None)
+    same_width = axis is None or len(shape) != len(built) or (0, *shape)[axis] == (0, *built)[axis]
+    if len(shape) != len(built) or not same_width:
+        advice = f"x.reshape(-1, {', '.join(map(str, built))}) if the numbers agree"
+        if len(shape) == len(built) - 1:
+            advice = f"np.expand_dims(x, {1 if len(built) == 3 else -1})"
+        elif len(shape) == len(built):
+            advice = "the same features as before, or a new model"
         raise ValueError(
-            f"{what} has shape {(len(x), *shape)}, but layer {name!r} expects inputs of shape "
-            f"{('N', *built)}; expected {len(built) + 1} axes. {axis_advice(shape, built, what)}"
+            f"{what} has shape {(len(x), *shape)}, but layer {name!r} ({type(layer).__name__}) "
+            f"expects {('N', *built)}. Write {advice}."
         )
-
-
-def axis_advice(shape: tuple[int, ...], built: tuple[int, ...], what: str) -> str:
-    if len(shape) == len(built) - 1:
-        axis = 1 if len(built) == 3 else -1
-        return f"Write np.expand_dims({what}, {axis})."
-    return f"Write {what}.reshape(-1, {', '.join(map(str, built))}) if the numbers agree."
 
 
 def hold_out(
@@ -264,6 +332,8 @@ def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
                 "sample; expected a crossentropy loss, or sample_weight."
             )
         weights = class_factors(class_weight, head, labels)[labels]
+        if not weights.any():
+            raise ValueError("class_weight is 0 for every class in y; expected some above 0.")
         source.weights = weights if source.weights is None else source.weights * weights
         return
     if class_weight == "balanced":
@@ -296,18 +366,20 @@ def class_factors(class_weight: Any, head: Any, labels: Tensor) -> Tensor:
         return torch.where(counts > 0, len(labels) / (present * counts.clamp_min(1)), 0.0).float()
     factors = torch.ones(classes)
     if not isinstance(class_weight, dict):
-        values = torch.as_tensor(class_weight, dtype=torch.float32).flatten()
-        class_weight = dict(enumerate(values.tolist()))
+        if not hasattr(class_weight, "__len__") or len(class_weight) != classes:
+            raise ValueError(
+                f"class_weight={class_weight!r:.80} was given; expected 'balanced', a dict "
+                f"{{class: factor}}, or {classes} factors."
+            )
+        class_weight = dict(enumerate(class_weight))
     for label, factor in class_weight.items():
-        if not (isinstance(label, int) or hasattr(label, "__index__")) or not 0 <= label < classes:
+        if not hasattr(label, "__index__") or not 0 <= label < classes:
             raise ValueError(
                 f"class_weight names class {label!r}; expected classes 0 … {classes - 1}."
             )
-        if not (float(factor) >= 0 and float(factor) < float("inf")):
-            raise ValueError(
-                f"class_weight gives class {label} the factor {factor}; expected a number ≥ 0."
-            )
-        factors[int(label)] = float(factor)
+        factors[int(label)] = check_between(
+            f"class_weight of class {label}", factor, 0, float("inf"), ends="[)"
+        )
     return factors
 
 
@@ -385,9 +457,22 @@ def one_batch(model: Model, source: Source, step: Callable, update: Callable) ->
             module.training = training
 
 
+@contextlib.contextmanager
+def without_trace(model: Model) -> Iterator[None]:
+    """Evaluation mode with gradients; modes and random numbers are as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [model.device] if model.device.type == "cuda" else []
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def try_out(model: Model, x: Tree) -> Any:
     """See ``Model.try_out``."""
-    modes = [(module, module.training) for module in model.modules()]
     trail: list[str] = []
     names = {module: name for name, module in model.named_modules()}
     watched = [
@@ -400,10 +485,8 @@ def try_out(model: Model, x: Tree) -> Any:
         for module in model.modules()
         if module is not model
     ]
-    devices = [model.device] if model.device.type == "cuda" else []
     try:
-        model.eval()
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        with without_trace(model):
             return model._plain_call(x)
     except (RuntimeError, IndexError, TypeError) as error:
         if isinstance(error, NotImplementedError):
@@ -417,5 +500,3 @@ def try_out(model: Model, x: Tree) -> Any:
     finally:
         for hook in watched:
             hook.remove()
-        for module, training in modes:
-            module.training = training
