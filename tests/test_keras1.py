@@ -268,6 +268,11 @@ def test_the_text_network_of_2016_pools_and_convolves_over_steps():
         lambda: old(GlobalMaxPooling1D()), lambda: today(dl.GlobalMaxPooling1D())
     )  # fmt: skip
 
+    pooled = dl.Sequential([LSTM(3, return_sequences=True), MaxPooling1D(pool_length=2)])
+    x = torch.randn(2, 8, 5)
+    steps = pooled[0](x)
+    torch.testing.assert_close(pooled(x), torch.maximum(steps[:, ::2], steps[:, 1::2]))
+
     first = dl.Sequential([Convolution1D(4, 3, input_dim=5, input_length=7)])
     assert first.output_shape == (None, 5, 4)
     x = torch.randn(2, 7, 5)
