@@ -46,7 +46,7 @@ def summary_text(model: Model) -> str:
 
 def count_weights(module: nn.Module) -> int:
     """Parameters and, as Keras counts them, the running statistics of normalisations."""
-    tensors = list(module.parameters())
+    tensors: list[Tensor] = list(module.parameters())
     for part in module.modules():
         if isinstance(part, _NormBase):
             tensors += [t for t in (part.running_mean, part.running_var) if t is not None]
