@@ -15,7 +15,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def short_traceback(function: Function) -> Function:
-    """``function`` whose errors show at most six frames of easydl: the outer two, the inner four.
+    """``function`` whose errors show few frames of easydl: the outer two, the inner three.
 
     The message says what is wrong; the rooms between are noise. Frames of other code stay: your
     layers, losses and callbacks, and torch.
@@ -32,7 +32,7 @@ def short_traceback(function: Function) -> Function:
                 frames.append(entry)
                 entry = entry.tb_next
             own = [f for f in frames if f.tb_frame.f_code.co_filename.startswith(HERE)]
-            kept = [f for f in frames if f not in own[2:-4]]
+            kept = [f for f in frames if f not in own[2:-3]]
             for before, after in itertools.pairwise(kept):
                 before.tb_next = after
             raise

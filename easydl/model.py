@@ -141,13 +141,14 @@ class Model(nn.Module):
         Raises:
             ValueError, TypeError: an unknown name, with the nearest one; a value out of range.
         """
-        self._compiled = Compiled(
+        compiled = Compiled(
             optimizer, loss, metrics, weighted_metrics, loss_weights, device, precision, jit,
             clip_norm, clip_value, accumulate, schedule, strict,
         )  # fmt: skip
         if self.is_built:
-            self.to(self._compiled.device)
-            self._compiled.know_parameters(self)
+            self.to(compiled.device)
+            compiled.know_parameters(self)
+        self._compiled = compiled
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:

@@ -489,7 +489,14 @@ class FromTorch:
 
     def make(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         """What the callable gives for ``params``, checked."""
-        optimizer = self.maker(list(params))
+        try:
+            optimizer = self.maker(list(params))
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"{getattr(self.maker, '__name__', self.maker)!s:.80} made no optimizer of the "
+                f"model's parameters: {error}. Expected a class or a function params -> optimizer, "
+                "such as lambda params: torch.optim.SGD(params, lr=0.1)."
+            ) from error
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(
                 f"the optimizer's callable returned a {type(optimizer).__name__}; expected a "

@@ -57,6 +57,8 @@ class Sequential(Model):
         self.built_shape: tuple[int, ...] | None = None
         if isinstance(layers, nn.Module) and not isinstance(layers, (nn.Sequential, nn.ModuleList)):
             layers = [layers]
+        if not hasattr(layers, "__iter__"):
+            raise TypeError(f"Sequential({layers!r:.80}) was given; expected a list of layers.")
         for layer in layers:
             self.add(layer)
 
@@ -72,6 +74,14 @@ class Sequential(Model):
             raise TypeError(
                 f"Sequential was given {layer!r:.80} ({type(layer).__name__}); expected a layer, "
                 f"an instance of nn.Module{hint}. For a function write Lambda(function)."
+            )
+        name = getattr(layer, "name", None)
+        if isinstance(name, str) and any(
+            getattr(other, "name", None) == name and other is not layer for other in self.layers
+        ):
+            raise ValueError(
+                f"two layers are called {name!r}; expected a name of its own for each: get_layer "
+                "and the summary could not tell them apart."
             )
         if not len(self) and self.given_input_shape is None:
             self.given_input_shape = getattr(layer, "given_input_shape", None)

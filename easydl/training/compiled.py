@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from easydl import losses, metrics, optimizers, schedules
 from easydl.data.convert import Tree, leaves, map_tree
-from easydl.errors import check_positive_int, did_you_mean
+from easydl.errors import check_between, check_flag, check_positive_int, did_you_mean
 from easydl.training.heads import Head, ending_of
 
 if TYPE_CHECKING:
@@ -53,18 +53,19 @@ class Compiled:
         for spec in flat_specs(metrics) + flat_specs(weighted_metrics):
             make_metric(spec)  # a mistyped name is found here
         self.loss_weights = loss_weights
+        for weight in flat_specs(loss_weights):
+            check_between("loss_weights", weight, -math.inf, math.inf, ends="()")
         self.device = choose_device(device)
-        if precision not in PRECISIONS:
+        if not isinstance(precision, str) or precision not in PRECISIONS:
             raise ValueError(did_you_mean("precision", precision, PRECISIONS))
         self.precision = precision
-        self.jit = jit
+        self.jit, self.strict = check_flag("jit", jit), check_flag("strict", strict)
         for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value} was given; expected a number above 0, or None.")
+            if value is not None:
+                check_between(name, value, 0, math.inf, ends="()")
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.accumulate = check_positive_int("accumulate", accumulate)
         self.schedule = None if schedule is None else schedules.get(schedule)
-        self.strict = strict
 
         half = PRECISIONS[precision]
         self.autocast: Any = contextlib.nullcontext()
@@ -242,7 +243,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         device = "cuda"
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(
             did_you_mean("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"])
         ) from None
@@ -302,6 +303,11 @@ def spread(what: str, value: Any, names: list[str], default: Any = None) -> list
         return [default] * len(names)
     if isinstance(value, dict):
         for key in value:
+            if key not in names and names == [""]:
+                raise ValueError(
+                    f"{what} is a dict that names an output {key!r}, but the network has one "
+                    f"output, without a name; expected {what} without a dict."
+                )
             if key not in names:
                 raise ValueError(did_you_mean(f"output in {what}", key, names))
         return [value.get(name, default) for name in names]
