@@ -147,15 +147,15 @@ def _list_to_numpy(values: list | tuple, what: str) -> np.ndarray:
 
 
 def _refuse_text(array: np.ndarray, what: str) -> None:
-    odd = (v for v in array.ravel() if not isinstance(v, (int, float, np.number)))
-    example = next(odd, None if array.size else "")
+    odd = [v for v in array.ravel() if not isinstance(v, (int, float, np.number))]
+    example = odd[0] if odd else 0 if array.size else ""
     if isinstance(example, (str, bytes)):
         raise TypeError(
             f"{what} holds text, such as {str(example)[:40]!r}; expected numbers. Encode it: "
             "names, codes = np.unique(labels, return_inverse=True), or pandas.get_dummies for a "
             "column of features."
         )
-    holding = "of Python numbers" if example is None else f"with a {type(example).__name__} in it"
+    holding = f"with a {type(example).__name__} in it" if odd else "of Python numbers"
     raise TypeError(
         f"{what} is an object array {holding}; expected numbers in one regular array. Rows of "
         "different lengths: easydl.utils.pad_sequences; otherwise: "

@@ -174,6 +174,7 @@ class Stream:
 
     def __init__(self, source: Any, what: str = "x"):
         self.source, self.what = source, what
+        self.place = f"batch 1 of {what}"
         self.one_shot = hasattr(source, "__next__")
         self._iterator: Iterator | None = None
         self._started = 0
@@ -242,6 +243,7 @@ class Stream:
             batches.joined = 0
         count = 0
         for batch in batches:
+            self.place = f"batch {count + 1} of {self.what}"
             if self.prepare is not None:
                 batch = self.prepare(batch)
             yield map_tree(self._to_device, batch)
@@ -297,15 +299,12 @@ class Stream:
                     f"{type(error).__name__}: {text}. Expected (inputs, targets); the error above "
                     "says where it happened."
                 )
-                cause: Exception = error
-                if getattr(self.source, "num_workers", 0):
-                    cause = RuntimeError(str(error))  # the error itself would keep the workers
-                break
-            parts = _unpack(item, self.what)
+                if hasattr(iterator, "_shutdown_workers"):
+                    iterator._shutdown_workers()  # torch would wait for the garbage collector
+                raise RuntimeError(message) from error
+            parts = _unpack(item, f"batch {batch} of {self.what}")
             self._check_parts(parts, batch)
             yield parts
-        del iterator  # a loader's other workers end here, before anyone looks at the error
-        raise RuntimeError(message) from cause
 
     def _check_parts(self, batch: Batch, number: int) -> None:
         """Every batch brings targets and weights, or none does."""
@@ -493,7 +492,7 @@ def _unpack(item: Any, what: str) -> Batch:
     inputs = read_tree(x, f"inputs of {what}")
     targets = None if y is None else read_tree(y, f"targets of {what}")
     weights = None if weight is None else to_tensor(weight, f"weights of {what}").float()
-    _check_lengths(inputs, targets, weights, f"a batch of {what}")
+    _check_lengths(inputs, targets, weights, what)
     return inputs, targets, weights
 
 

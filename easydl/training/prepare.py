@@ -66,7 +66,7 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
 
         def prepare_batch(batch: Batch) -> Batch:
             x, y, w = inputs_prepared(batch)
-            y = ready_targets(state, y, f"targets of {source.what}")
+            y = ready_targets(state, y, f"targets of {source.place}")
             return x, y, None if w is None else ready_weights(w)
 
         source.prepare = prepare_batch
@@ -79,8 +79,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
     x, _, _ = source.peek()
     dtype, whole = input_dtype(model), keeps_integers(model)
     strict = model._compiled is None or model._compiled.strict
-    name = f"inputs of {source.what}" if isinstance(source, Stream) else "x"
-    name = f"x of {what}" if what and isinstance(source, Arrays) else name
+    name = f"x of {what}" if what else "x"
     if hasattr(model, "build_layers") and (isinstance(x, dict) or len(leaves(x)) > 1):
         raise ValueError(
             f"{name} holds {len(leaves(x))} arrays ({type(x).__name__}); a Sequential expects one "
@@ -88,7 +87,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         )
     match_columns(model, source, name)
 
-    def ready_inputs(x: Tree) -> Tree:
+    def ready_inputs(x: Tree, name: str) -> Tree:
         cast = map_tree(lambda t: cast_inputs(t, dtype, whole), x)
         for tensor, given in zip(leaves(cast), leaves(x)):
             if strict:
@@ -105,9 +104,13 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         if isinstance(x, Tensor) and hasattr(model, "build_layers"):
             model.build_layers(tuple(first.shape[1:]))
     if isinstance(source, Arrays):
-        source.inputs = ready_inputs(source.inputs)
+        source.inputs = ready_inputs(source.inputs, name)
     else:
-        source.prepare = lambda batch: (ready_inputs(batch[0]), *batch[1:])
+        stream = source
+        stream.prepare = lambda batch: (
+            ready_inputs(batch[0], f"inputs of {stream.place}"),
+            *batch[1:],
+        )
 
 
 def match_columns(model: Any, source: Source, name: str) -> None:
