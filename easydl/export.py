@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from easydl.layers.base import plain
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -21,33 +22,37 @@ def to_torch(model: Model) -> nn.Module:
     Raises:
         ValueError: a subclass with its own ``forward``, which is code only its class has.
     """
+    from easydl.model import Model
     from easydl.sequential import Sequential
 
-    if isinstance(model, Sequential):
+    if type(model).forward is Sequential.forward:
         if not model.is_built:
             raise ValueError(
                 "to_torch was called before the shapes are known; expected model.build(shape)."
             )
-        return _sequential(model).train(model.training)
-    if model.network is not None:
-        return copy.deepcopy(model.network)
+        return _convert(model)
+    if model.network is not None and type(model).forward is Model.forward:
+        return _convert(model.network)
     raise ValueError(
         f"{type(model).__name__} has its own forward, which only its class can run; expected a "
         "Sequential or Model(network). Its layers convert one by one: layer.to_torch()."
     )
 
 
-def _sequential(model: Model) -> nn.Sequential:
+def _convert(module: Any) -> nn.Module:
+    """``module`` without easydl; a list of layers stays one list, so that its keys stay."""
     from easydl.sequential import Sequential
 
+    if type(module) is not nn.Sequential and type(module).forward is not Sequential.forward:
+        return plain(module)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, layer in enumerate(model.layers):
-        if isinstance(layer, Sequential):
-            parts[str(index)] = _sequential(layer)
-            continue
-        plain = layer.to_torch() if hasattr(layer, "to_torch") else copy.deepcopy(layer)
-        parts[str(index)] = plain
+    for name, layer in module.named_children():
         activation = getattr(layer, "activation", None)
-        if isinstance(activation, nn.Module) and hasattr(layer, "to_torch"):
-            parts[f"{index}_activation"] = copy.deepcopy(activation)
-    return nn.Sequential(parts)
+        if hasattr(layer, "to_torch") and isinstance(activation, nn.Module):
+            parts[name] = layer.to_torch()
+            parts[f"{name}_activation"] = plain(activation)
+        else:
+            parts[name] = _convert(layer)
+    result = nn.Sequential(parts)
+    result.training = module.training  # the parts have their own: a frozen BatchNormalization
+    return result
