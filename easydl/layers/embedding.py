@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch  # noqa: F401  (named by the doctests)
+import torch
 from torch import Tensor, nn
 
 from easydl.errors import check_positive_int
@@ -56,7 +56,9 @@ class Embedding(nn.Embedding):
                 "mask_zero=True was given; torch's kernels have no masks, so it would be ignored. "
                 "Pad the sequences at the front, where the last step stays real, and leave it out."
             )
-        super().__init__(input_dim, output_dim, device="meta")
+        # Else torch draws one: on the meta device that imports its compiler, which takes seconds.
+        open_table = torch.empty(input_dim, output_dim, device="meta")
+        super().__init__(input_dim, output_dim, _weight=open_table)
         setup(self, locals(), takes=ANY, gives=STEPS.layout, weights={"weight": "embeddings"})
 
     def build(self, input_shape: Shape) -> None:
@@ -70,4 +72,4 @@ class Embedding(nn.Embedding):
 
     def to_torch(self) -> nn.Embedding:
         """The same as ``nn.Embedding``."""
-        return twin(self, nn.Embedding)
+        return twin(self, nn.Embedding, _weight=torch.empty_like(self.weight, device="meta"))
