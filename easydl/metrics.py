@@ -728,11 +728,11 @@ class AUC(Metric):
         columns = y_pred.shape[-1] if self.average in ("macro", "weighted") else 1
         if y_pred.ndim == 1:
             columns = 1
-        # Copies: an output may live in memory that the next batch overwrites.
+        # Copies: the caller may overwrite outputs and weights with the next batch's.
         self.batches.append(
             (
                 y_pred.reshape(-1, columns).clone(),
-                true.reshape(-1, columns).clone(),
+                true.reshape(-1, columns),
                 None if weight is None else weight.reshape(-1, columns).clone(),
             )
         )

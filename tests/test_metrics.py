@@ -294,7 +294,7 @@ def test_column_of_one_is_aligned_with_none(make, outputs, targets):
     if y_true.ndim == y_pred.ndim == 1:
         column.update(y_pred[:, None], y_true, data["weight"][:, None])
         reverse = make()
-        reverse.update(y_pred, y_true[:, None], data["weight"])
+        reverse.update(y_pred, y_true[:, None], data["weight"][:, None])
         np.testing.assert_allclose(reverse.result(), usual.result())
     else:
         column.update(y_pred, y_true.unsqueeze(-1), data["weight"])
@@ -346,14 +346,16 @@ def test_result_is_a_float_but_for_arrays_named_so(make, outputs, targets, refer
 
 
 @case
-def test_caller_may_overwrite_the_outputs_afterwards(make, outputs, targets, reference):
+def test_caller_may_overwrite_its_tensors_afterwards(make, outputs, targets, reference):
     data = rows()
-    y_pred, y_true = data[outputs].clone(), data[targets].clone()
+    y_pred, y_true = data[outputs].double(), data[targets].clone()
+    weight = data["weight"].double()
     metric, expected = make(), make()
-    expected.update(y_pred.clone(), y_true.clone())
-    metric.update(y_pred, y_true)
+    expected.update(y_pred.clone(), y_true.clone(), weight.clone())
+    metric.update(y_pred, y_true, weight)
     y_pred.fill_(0.5)
     y_true.zero_()
+    weight.zero_()
     np.testing.assert_array_equal(metric.result(), expected.result())
 
 
@@ -559,6 +561,15 @@ def test_auc_is_nan_without_both_classes_or_with_nan_scores():
     assert np.isnan(metric.result())
 
 
+@pytest.mark.parametrize("curve", ["ROC", "PR"])
+def test_auc_leaves_out_a_best_score_without_weight(curve):
+    metric = metrics.AUC(curve)
+    metric.update(
+        torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 0]), torch.tensor([0.0, 1.0, 1.0])
+    )
+    assert metric.result() == 1.0
+
+
 def test_auc_takes_logits_and_labels_of_minus_one():
     data = rows()
     expected = sk.roc_auc_score(data["yes"], data["score"])
@@ -594,10 +605,10 @@ def test_counts_stay_exact_beyond_what_float32_can_count():
     y_pred = right.float()
     for _ in range(17):  # 17 · 2^20 > 2^24
         metric.update(y_pred, right)
-    metric.update(y_pred[:3], torch.tensor([True, False, True]))
-    seen = 17 * 2**20 + 3
-    assert int(metric.state["total"]) == seen - 1
-    assert metric.result() == (seen - 1) / seen
+    metric.update(y_pred[:3], torch.tensor([True, False, False]))
+    right_ones = 17 * 2**20 + 1  # odd, so float32 has no such number
+    assert int(metric.state["total"]) == right_ones
+    assert metric.result() == right_ones / (right_ones + 2)
     precision = metrics.Precision()
     for _ in range(17):
         precision.update(y_pred, right)
