@@ -23,9 +23,9 @@ from easydl.layers.activation import (
     Swish,
     Tanh,
 )
-from easydl.layers.base import Layer
 from easydl.layers.convolution import Conv1D, Conv2D, Conv3D
 from easydl.layers.core import Activation, Dense, Flatten, Lambda, Permute, RepeatVector, Reshape
+from easydl.layers.custom import Layer
 from easydl.layers.dropout import (
     Dropout,
     GaussianNoise,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,10 +22,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, UninitializedParameter
 
 from easydl import activations, constraints, initializers, regularizers
-from easydl.activations import trace_module, traced
+from easydl.activations import traced as traced
 from easydl.errors import check_positive_int
-
-__all__ = ["Layer", "output_shape", "plain", "traced"]
 
 Shape = Sequence[int | None]
 
@@ -223,9 +222,11 @@ def build(layer: Any, input_shape: Any) -> None:
     """``layer.build(input_shape)`` for every kind of layer; once for those written by users."""
     if type(layer) is nn.Sequential:
         build_chain(layer, input_shape)
-    elif hasattr(layer, "build") and not (isinstance(layer, Layer) and layer.built):
-        layer.build(input_shape)
-        if isinstance(layer, Layer):
+    elif hasattr(layer, "build"):
+        builds_once = getattr(layer, "builds_once", False)
+        if not (builds_once and layer.built):
+            layer.build(input_shape)
+        if builds_once:  # a user's build may forget to say so
             layer.built = True
 
 
@@ -332,101 +333,6 @@ def plain(layer: nn.Module) -> nn.Module:
     return module
 
 
-class Layer(nn.Module):
-    """A layer of your own, à la Keras: weights made in ``build``, the sum in ``call``.
-
-    Any ``nn.Module`` may stand in a model; this class is for layers that want to see the input
-    shape before they make their weights.
-
-    Args:
-        name: what summaries and messages call it.
-        input_shape: sample shape without the batch axis, if it comes first in a model.
-        trainable: False freezes it.
-
-    Example:
-        >>> class Scale(Layer):
-        ...     def build(self, input_shape):
-        ...         self.add_weight((input_shape[-1],), "ones", name="scale")
-        ...
-        ...     def call(self, x):
-        ...         return x * self.scale
-        >>> Scale()(torch.ones(2, 3)).shape
-        torch.Size([2, 3])
-    """
-
-    like: Tensor
-    penalties: list[tuple[str, Any]]
-    constraints: list[tuple[str, Any]]
-
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        input_shape: Shape | None = None,
-        trainable: bool | None = None,
-    ) -> None:
-        super().__init__()
-        setup(self, locals(), takes=ANY, gives=None)
-        self.register_forward_pre_hook(_build_first)
-        # follows .to() and .double(), so that weights are made where the layer is by then
-        self.register_buffer("like", torch.empty(0), persistent=False)
-
-    def add_weight(
-        self,
-        shape: Sequence[int] | int = (),
-        initializer: Any = "glorot_uniform",
-        *,
-        name: str,
-        trainable: bool = True,
-        regularizer: Any = None,
-        constraint: Any = None,
-    ) -> Parameter:
-        """Make the parameter ``self.<name>``, initialised and, if asked, penalised or constrained.
-
-        Raises:
-            ValueError: if a weight of that name exists.
-        """
-        if name in self._parameters:
-            raise ValueError(
-                f"{label(self)} has a weight {name!r} already; expected a new name. If build ran "
-                "twice, end it with self.built = True."
-            )
-        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        weight = Parameter(self.like.new_empty(sizes), requires_grad=trainable)
-        fill(weight, initializers.get(initializer))
-        self.register_parameter(name, weight)
-        if regularizer is not None:
-            self.penalties.append((name, regularizers.get(regularizer)))
-        if constraint is not None:
-            self.constraints.append((name, constraints.get(constraint)))
-        return weight
-
-    def build(self, input_shape: Shape) -> None:
-        """Make the weights for inputs of ``input_shape`` (batch axis first, as None)."""
-        self.built = True
-
-    def forward(self, x: Any) -> Any:
-        return self.call(x)
-
-    def call(self, x: Any) -> Any:
-        """What the layer computes; write this or ``forward``."""
-        raise NotImplementedError(
-            f"{label(self)} has neither call nor forward; write def call(self, x)."
-        )
-
-    def to_torch(self) -> nn.Module:
-        """A torch.fx graph of what the layer computes, with copies of its weights."""
-        module = copy.deepcopy(self)
-        for name, child in module.named_children():
-            setattr(module, name, plain(child))
-        return trace_module(module)
-
-
-def _build_first(layer: Any, inputs: tuple[Any, ...]) -> None:
-    if not layer.built:
-        build(layer, (None, *inputs[0].shape[1:]))
-
-
 def _store_activity_penalty(
     layer: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor
 ) -> None:
@@ -477,21 +383,26 @@ def _example(layer: Any) -> str:
 
 def _refuse(layer: Any, shape: Shape, reason: str) -> None:
     tokens = _tokens(layer)
-    hint = ""
-    if "C" in layer.takes.layout and len(shape) == len(tokens) > 3 and shape[-1] in (1, 3, 4):
-        last = len(shape) - 1
-        order = ", ".join(str(axis) for axis in (0, last, *range(1, last)))
-        hint = f" If the channels are last, turn them: np.transpose(x, ({order}))."
-    elif len(shape) == len(tokens) - 1:
-        where = "x[:, None]" if layer.takes.axis == 1 else "x[..., None]"
-        hint = f" An axis is missing: {where} adds one of size 1."
-    elif len(shape) > max(layer.takes.ranks):
-        hint = " An axis is too many; Flatten(), Reshape(…) or TimeDistributed(…) may be meant."
-    given = "(" + ", ".join("N" if i == 0 else str(n) for i, n in enumerate(shape)) + ")"
+    given = ", ".join("N" if axis == 0 else str(size) for axis, size in enumerate(shape))
     raise ValueError(
-        f"{label(layer)} was given input of shape {given}; expected ({', '.join(tokens)})"
-        f"{': ' + reason if reason else ''}.{hint}"
+        f"{label(layer)} was given input of shape ({given}{',' if len(shape) == 1 else ''}); "
+        f"expected ({', '.join(tokens)}){': ' + reason if reason else ''}."
+        f"{_way_out(layer, tuple(shape), len(tokens))}"
     )
+
+
+def _way_out(layer: Any, shape: tuple[Any, ...], rank: int) -> str:
+    if len(shape) < min(layer.takes.ranks):
+        where = "x[:, None]" if layer.takes.axis == 1 else "x[..., None]"
+        return f" An axis is missing: {where} adds one of size 1."
+    if "C" in layer.takes.layout and len(shape) == rank > 3 and shape[-1] in (1, 3, 4):
+        order = ", ".join(map(str, (0, rank - 1, *range(1, rank - 1))))
+        return f" If the channels are last, turn them: np.transpose(x, ({order}))."
+    if None not in shape[1:] and layer.width == math.prod(shape[1:]):
+        return " Put Flatten() before it."
+    if len(shape) > max(layer.takes.ranks):
+        return " An axis is too many; Flatten(), Reshape(…) or TimeDistributed(…) may be meant."
+    return ""
 
 
 def _run_zeros(layer: nn.Module, shapes: list[tuple], several: bool, size: int) -> Any:

@@ -201,3 +201,12 @@ def test_initializer_of_another_shape_is_refused():
     layer = dl.Dense(3, kernel_initializer=lambda w: w.T)
     with pytest.raises(ValueError, match=r"\(4, 3\).*\(3, 4\)"):
         layer.build((None, 4))
+
+
+def test_dense_that_lacks_a_flatten_or_an_axis_says_so():
+    layer = dl.Dense(3)
+    layer.build((None, 28 * 28))
+    with pytest.raises(ValueError, match=r"\(N, 28, 28\).*\(N, …, 784\).*Flatten"):
+        layer(torch.zeros(2, 28, 28))
+    with pytest.raises(ValueError, match=r"\(N,\).*x\[\.\.\., None\]"):
+        dl.Dense(3)(torch.zeros(5))
