@@ -219,15 +219,11 @@ def output_shape(layer: nn.Module, input_shape: Any) -> Any:
 
 
 def build(layer: Any, input_shape: Any) -> None:
-    """``layer.build(input_shape)`` for every kind of layer; once for those written by users."""
+    """``layer.build(input_shape)`` for every kind of layer that has or holds one."""
     if type(layer) is nn.Sequential:
         build_chain(layer, input_shape)
     elif hasattr(layer, "build"):
-        builds_once = getattr(layer, "builds_once", False)
-        if not (builds_once and layer.built):
-            layer.build(input_shape)
-        if builds_once:  # a user's build may forget to say so
-            layer.built = True
+        layer.build(input_shape)
 
 
 def build_chain(layers: Iterable[nn.Module], input_shape: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parameter import Parameter
 
 from easydl import constraints, initializers, regularizers
 from easydl.activations import trace_module
-from easydl.layers.base import ANY, Shape, build, fill, label, plain, setup
+from easydl.layers.base import ANY, Shape, fill, label, plain, setup
 
 
 class Layer(nn.Module):
@@ -37,7 +38,6 @@ class Layer(nn.Module):
         torch.Size([2, 3])
     """
 
-    builds_once = True
     like: Tensor
     penalties: list[tuple[str, Any]]
     constraints: list[tuple[str, Any]]
@@ -55,6 +55,12 @@ class Layer(nn.Module):
         # follows .to() and .double(), so that weights are made where the layer is by then
         self.register_buffer("like", torch.empty(0), persistent=False)
 
+    def __init_subclass__(cls) -> None:
+        """A user's ``build`` runs once, whoever calls it, and need not say that it did."""
+        super().__init_subclass__()
+        if "build" in cls.__dict__:
+            cls.build = _once(cls.build)  # type: ignore[method-assign]
+
     def add_weight(
         self,
         shape: Sequence[int] | int = (),
@@ -71,10 +77,7 @@ class Layer(nn.Module):
             ValueError: if a weight of that name exists.
         """
         if name in self._parameters:
-            raise ValueError(
-                f"{label(self)} has a weight {name!r} already; expected a new name. If build ran "
-                "twice, end it with self.built = True."
-            )
+            raise ValueError(f"{label(self)} has a weight {name!r} already; expected a new name.")
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         weight = Parameter(self.like.new_empty(sizes), requires_grad=trainable)
         fill(weight, initializers.get(initializer))
@@ -106,6 +109,19 @@ class Layer(nn.Module):
         return trace_module(module)
 
 
+def _once(build_method: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(build_method)
+    def build_once(layer: Layer, input_shape: Any) -> None:
+        if not layer.built:
+            build_method(layer, input_shape)
+            layer.built = True
+
+    return build_once
+
+
 def _build_first(layer: Any, inputs: tuple[Any, ...]) -> None:
     if not layer.built:
-        build(layer, (None, *inputs[0].shape[1:]))
+        x = inputs[0]
+        several = isinstance(x, (tuple, list))
+        shapes = [(None, *part.shape[1:]) for part in (x if several else [x])]
+        layer.build(shapes if several else shapes[0])

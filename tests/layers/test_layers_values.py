@@ -419,12 +419,31 @@ def test_user_layer_builds_once_whoever_asks_and_follows_the_device_and_dtype():
     layer = Scale(name="scale").double()
     for _ in range(2):
         assert build_chain([layer], (None, 3)) == (None, 3)
+        layer.build((None, 3))
     x = torch.ones(2, 3, dtype=torch.float64)
     assert torch.equal(layer(x), 2 * x) and layer.scale.dtype == torch.float64
     assert [name for name, w in layer.named_parameters() if w.requires_grad] == ["scale"]
     assert torch.equal(layer.to_torch()(x), 2 * x)
     with pytest.raises(ValueError, match="already"):
         layer.add_weight((), name="scale")
+
+
+def test_user_layer_of_several_inputs_sees_their_shapes_and_a_subclass_adds_its_own_weights():
+    class Gate(dl.Layer):
+        def build(self, input_shape):
+            self.add_weight((input_shape[0][-1],), "ones", name="scale")
+
+        def call(self, x):
+            return x[0] * self.scale + x[1]
+
+    class Shifted(Gate):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.add_weight((input_shape[1][-1],), "zeros", name="shift")
+
+    layer = Shifted()
+    assert layer([torch.ones(2, 3), torch.ones(2, 3)]).shape == (2, 3)
+    assert [name for name, _ in layer.named_parameters()] == ["scale", "shift"]
 
 
 def test_user_layer_without_call_says_what_to_write():
