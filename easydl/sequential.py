@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from easydl.layers.base import output_shape
+from easydl.errors import short_traceback
+from easydl.layers.base import check_chain, output_shape
 from easydl.model import Model, sample_shape
 
 
@@ -52,6 +53,7 @@ class Sequential(Model):
         torch.Size([5, 1])
     """
 
+    @short_traceback
     def __init__(self, layers: Iterable[Any] = (), *, name: str | None = None):
         super().__init__(name=name)
         self.built_shape: tuple[int, ...] | None = None
@@ -62,6 +64,7 @@ class Sequential(Model):
         for layer in layers:
             self.add(layer)
 
+    @short_traceback
     def add(self, layer: Any) -> None:
         """Append a layer (or an ``Input``, first)."""
         if isinstance(layer, Input):
@@ -118,6 +121,7 @@ class Sequential(Model):
             return x
         return last(x, logits=True)
 
+    @short_traceback
     def build(self, input_shape: Any) -> None:
         """Fix the shapes: ``build((20,))``, or Keras's ``build((None, 20))``."""
         self.given_input_shape = sample_shape(input_shape)
@@ -127,6 +131,7 @@ class Sequential(Model):
         """Build every layer in order, each from the output shape of the one before."""
         if self.built_shape is not None:
             return
+        check_chain(self.layers)
         current: tuple[int | None, ...] = (None, *shape)
         for layer, name in zip(self.layers, self.layer_names()):
             if hasattr(layer, "build"):
