@@ -327,6 +327,8 @@ def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
     Raises (when called):
         ValueError: a callable that gives only a batch mean, which no sample weight can reach.
     """
+    if getattr(loss, "reduction", "mean") == "sum":
+        return functools.partial(_refuse_sum, loss)
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         loss = copy.copy(loss)
         loss.reduction = "none"
@@ -342,10 +344,17 @@ def _values_of(loss: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     if values.dim() == 0:
         raise ValueError(
             f"the loss {getattr(loss, '__name__', type(loss).__name__)} returned one number for a "
-            f"batch of {len(y_pred)}; sample and class weights need one a sample: return a tensor "
-            "of shape (N,), or use a torch loss or a name."
+            f"batch of {len(y_pred)}; sample and class weights expect one a sample: return a "
+            "tensor of shape (N,), or use a torch loss or a name."
         )
     return values.flatten(1).mean(1) if values.dim() > 1 else values
+
+
+def _refuse_sum(loss: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+    raise ValueError(
+        f"{type(loss).__name__}(reduction='sum') was given with sample or class weights, whose "
+        "loss is a mean; expected reduction='mean'."
+    )
 
 
 def _turned(function: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:

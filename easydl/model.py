@@ -294,6 +294,7 @@ class Model(nn.Module):
         self._use_device()
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source)
+        prepare.check_learns(self)
         self.column_names = self.column_names or source.columns
         random_rows = split != "tail" and validation_split
         draws = isinstance(source, Arrays) or not source.brings_its_order
@@ -471,6 +472,7 @@ class Model(nn.Module):
         prepare.get_ready(self, source)
         prepare.apply_class_weight(self, source, class_weight)
         if learn:
+            prepare.check_learns(self)
             prepare.needs_two_rows(self, 2, source)
             self._has_learned = True
         source.batching(2**31, device=state.device)

@@ -537,8 +537,8 @@ class Ready:
             raise ValueError(
                 f"the torch {name} holds {len(held)} parameters, of which {len(foreign)} are not "
                 f"the model's (the first has shape {tuple(foreign[0].shape)}), so it would train "
-                f"another network. Make it after the model is built and on its device, from "
-                f"model.parameters(), or write optimizer=lambda params: torch.optim.{name}(params)."
+                f"another network. Expected one made after the model is built and on its device, "
+                f"from model.parameters(), or optimizer=lambda params: torch.optim.{name}(params)."
             )
         return self.optimizer
 
@@ -620,7 +620,7 @@ def _without_closure(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError(
             "torch.optim.LBFGS was given, which computes the loss several times a step; fit "
-            "computes it once. Write another optimizer, such as 'adam', or a training loop by hand."
+            "computes it once and expects another optimizer, such as 'adam'."
         )
     return optimizer
 

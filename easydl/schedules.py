@@ -442,6 +442,11 @@ def get(spec: Any) -> LearningRateSchedule | TorchSchedule:
             f"the class {spec.__name__} was given; expected an object: write "
             f"{spec.__name__}(…) with its arguments."
         )
+    if isinstance(spec, type) and issubclass(spec, LRScheduler):
+        raise TypeError(
+            f"the class {spec.__name__} was given; expected what makes one with its arguments: "
+            f"schedule=lambda optimizer: {spec.__name__}(optimizer, …)."
+        )
     if callable(spec):
         return TorchSchedule(spec)
     raise TypeError(

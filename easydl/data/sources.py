@@ -511,8 +511,8 @@ class _MergeSingle:
             before, self._held = self._held, batch
             if before is None:
                 continue
-            if len(leaves(batch)[0]) > 1:
-                return before
+            if len(leaves(batch)[0]) > 1 or len(leaves(before)[0]) == 1:
+                return before  # only a last row alone is joined, not batches of one row each
             self._held = _join(before, batch)
             self.joined += 1
         before, self._held = self._held, None

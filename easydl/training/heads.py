@@ -75,6 +75,11 @@ DOMAINS = {
     "SoftMarginLoss": (ANY, (-1, 1)),
     "categorical_hinge": (ANY, (0, 1)),
 }
+#: losses whose outputs are scores or logarithms: their targets are no values to be reached
+SCORED = (
+    "categorical_hinge", "BCEWithLogitsLoss", "MultiLabelSoftMarginLoss", "KLDivLoss",
+    "PoissonNLLLoss",
+)  # fmt: skip
 TWO_VALUED = ("hinge", "squared_hinge", "SoftMarginLoss")
 NORMALISING = ("LogSoftmax", "Softmax", "Sigmoid", "LogSigmoid", "BinaryCrossEntropyWithLogits")
 VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone")
@@ -302,7 +307,7 @@ class Head:
                 f"{what} ranges from {low:g} to {high:g}; {name} expects targets "
                 f"{'-1 or 1' if name in TWO_VALUED else expected}. Write {fix}."
             )
-        least, most = REACH.get(self.ending or "", ANY)
+        least, most = ANY if name in SCORED else REACH.get(self.ending or "", ANY)
         if low < least or high > most:
             raise ValueError(
                 f"{what} ranges from {low:g} to {high:g}, but {self.label} ends in {self.ending}, "

@@ -87,14 +87,18 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         )
     match_columns(model, source, name)
 
+    def cast(x: Tree) -> Tree:
+        return map_tree(lambda t: cast_inputs(t, dtype, whole), x)
+
     def ready_inputs(x: Tree, name: str) -> Tree:
-        cast = map_tree(lambda t: cast_inputs(t, dtype, whole), x)
-        for tensor, given in zip(leaves(cast), leaves(x)):
+        ready = cast(x)
+        for tensor, given, table in zip(leaves(ready), leaves(x), tables):
             if strict:
                 check_finite(tensor, name, given)
-            check_indices(model, tensor, name)
-        check_fits(model, cast, name)
-        return cast
+            if table is not None:
+                check_indices(table, tensor, name)
+        check_fits(model, ready, name)
+        return ready
 
     if not model.is_built or model.given_input_shape is None:
         first = leaves(x)[0]
@@ -103,6 +107,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         model.given_input_shape = tuple(first.shape[1:])
         if isinstance(x, Tensor) and hasattr(model, "build_layers"):
             model.build_layers(tuple(first.shape[1:]))
+    tables = tables_of(model, cast(x))
     if isinstance(source, Arrays):
         source.inputs = ready_inputs(source.inputs, name)
     else:
@@ -110,6 +115,15 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         stream.prepare = lambda batch: (
             ready_inputs(batch[0], f"inputs of {stream.place}"),
             *batch[1:],
+        )
+
+
+def check_learns(model: nn.Module) -> None:
+    """Something must be there to learn."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "every weight of the network is frozen, or there is none, so that training could "
+            "change nothing; expected one that learns: model.trainable = True."
         )
 
 
@@ -226,10 +240,38 @@ def first_leaf(module: nn.Module) -> nn.Module | None:
     return None if list(module.children()) else module
 
 
-def check_indices(model: nn.Module, tensor: Tensor, what: str) -> None:
+def tables_of(model: Any, x: Tree) -> list[nn.Embedding | None]:
+    """For each input the Embedding that takes it as it is, found by watching a few rows pass."""
+    rows = [leaf.to(model.device) for leaf in leaves(x)]
+    found: dict[int, nn.Embedding] = {}
+    first = first_leaf(model)
+    if first is not None:
+        return [first if isinstance(first, nn.Embedding) else None] * len(rows)
+
+    def look(table: Any, args: tuple) -> None:
+        for i, row in enumerate(rows):
+            if args and args[0] is row:
+                found[i] = table
+                check_indices(table, row, "x")
+
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    hooks = [table.register_forward_pre_hook(look) for table in tables]
+    moved = iter(rows)
+    try:
+        if tables and model.is_built:
+            with without_trace(model):
+                model._plain_call(map_tree(lambda _: next(moved), x))
+    except Exception:
+        pass  # what does not fit is told by the checks that follow
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [found.get(i) for i in range(len(rows))]
+
+
+def check_indices(table: nn.Embedding, tensor: Tensor, what: str) -> None:
     """Indices must lie in the Embedding's table."""
-    table = first_leaf(model)
-    if not isinstance(table, nn.Embedding) or not tensor.numel():
+    if not tensor.numel():
         return
     low, high = (int(v) for v in torch.aminmax(tensor))
     if low < 0 or high >= table.num_embeddings:
@@ -395,9 +437,9 @@ def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not is_frozen(m)]
     if not norms:
         return False
-    one_value = [m for m in norms if isinstance(m, nn.BatchNorm1d)]
+    flat = [m for m in norms if isinstance(m, nn.BatchNorm1d) or getattr(m, "rank", 0) == 2]
     samples = source.samples
-    if one_value and isinstance(source, Arrays) and (batch_size == 1 or samples == 1):
+    if flat and isinstance(source, Arrays) and (batch_size == 1 or samples == 1):
         given = f"batch_size={batch_size}" if samples != 1 else "1 sample"
         raise ValueError(
             f"{given} was given, but BatchNormalization takes its statistics over the batch and "
@@ -497,7 +539,8 @@ def try_out(model: Model, x: Tree) -> Any:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
         where = f" It failed in layer {trail[-1]}." if trail else ""
         raise ValueError(
-            f"the network cannot take rows like {shapes}.{where} torch says: "
+            f"the network was given rows of shape {shapes}; expected what it is made for.{where} "
+            "torch says: "
             f"{str(error).splitlines()[0][:260] if str(error) else type(error).__name__}"
         ) from error
     finally:
