@@ -206,7 +206,9 @@ class Model(nn.Module):
         """The regularisers' sum: of the weights, and of the activities of the last forward pass."""
         state = self._compiled
         terms = [regularizer(parameter) for parameter, regularizer in state.penalties]
-        terms += [layer.activity_penalty for layer in state.active]
+        for layer in state.active:
+            terms.append(layer.activity_penalty)
+            layer.activity_penalty = None  # a tensor with a graph could not be copied or pickled
         return sum(terms[1:], terms[0])
 
     def _call(self, x: Any) -> Any:

@@ -903,3 +903,11 @@ def test_set_weights_takes_what_get_weights_gave():
     with pytest.raises(ValueError, match=r"0.weight: \(3, 6\) instead of \(6, 4\)"):
         second.set_weights([weights[2], *weights[1:]])
     assert equal(first, second)
+
+
+def test_model_can_be_copied_after_training_with_an_activity_penalty():
+    model = dl.Sequential([dl.Dense(3, activity_regularizer="l1"), dl.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 2)), np.ones(4), verbose=0)
+    twin = copy.deepcopy(model)
+    assert np.array_equal(twin.predict(np.ones((4, 2))), model.predict(np.ones((4, 2))))
