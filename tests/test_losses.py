@@ -350,3 +350,14 @@ def test_sample_weight_is_refused_when_the_loss_gives_only_a_mean():
     model.compile("sgd", lambda p, y: ((p - y) ** 2).mean())
     with pytest.raises(ValueError, match=r"one number for a batch.*shape \(N,\)"):
         model.evaluate(torch.ones(7, 4), torch.ones(7, 2), sample_weight=torch.ones(7), verbose=0)
+
+
+def test_crossentropy_is_torchs_when_the_first_ignored_target_comes_late_in_a_stream():
+    dl.seed(0)
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+    y[5:8] = -100
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", nn.CrossEntropyLoss())
+    whole = F.cross_entropy(model(x), y).item()
+    batches = [(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)]
+    assert model.evaluate(batches, verbose=0) == pytest.approx(whole, rel=1e-6)

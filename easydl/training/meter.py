@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from easydl.data.convert import leaves
-from easydl.losses import denominator
+from easydl.losses import denominator, is_index_loss
 from easydl.training.heads import Head
 
 EVERY = 64  # batches between two updates of the sums: metrics cost one call for all of them
@@ -49,8 +49,8 @@ class Meter:
         if self.named_metrics:
             self._pending.append((outputs, y, w))
             self._pending_size += outputs.numel() if isinstance(outputs, Tensor) else LARGEST // 8
-        elif self.heads and self.heads[0].counts_by_target:
-            self._pending.append((None, y, None))
+        elif len(self.heads) == 1 and is_index_loss(self.heads[0].loss):
+            self._pending.append((None, y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
             self.flush()
 

@@ -7,26 +7,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def sync_trainable(model: nn.Module) -> None:
-    """Carry every ``trainable`` flag that changed since the last call into ``requires_grad``.
+    """Carry every ``trainable`` flag that was set since the last call into ``requires_grad``.
 
-    A flag set on a module holds for all in it; one set later on a part of it wins. Parameters that
-    the user froze or freed with ``requires_grad_`` stay as they are.
+    A flag set on a module holds for all in it, except for parts with a flag set since, too.
+    Parameters that the user froze or freed with ``requires_grad_`` stay as they are.
     """
-    changed = [
+    # A flag that was carried is kept as 0.0 or 1.0: False or True is one that was set since.
+    fresh = [
         (module, module.__dict__["trainable"])
         for module in model.modules()
-        if module.__dict__.get("trainable") is not module.__dict__.get("_trainable_applied")
+        if not isinstance(module.__dict__.get("trainable", 1.0), float)
     ]
-    for module, flag in changed:
+    for module, flag in fresh:
         set_trainable(module, flag)
 
 
 def set_trainable(module: nn.Module, flag: bool) -> None:
     """Freeze or free a module and everything in it."""
-    if flag is None:
-        return
     for part in module.modules():
-        part.__dict__["trainable"] = part.__dict__["_trainable_applied"] = bool(flag)
+        part.__dict__["trainable"] = float(bool(flag))
     for parameter in module.parameters():
         parameter.requires_grad_(bool(flag))
 
@@ -43,4 +42,4 @@ def is_frozen(module: nn.Module) -> bool:
     parameters = list(module.parameters(recurse=False))
     if parameters:
         return not any(p.requires_grad for p in parameters)
-    return module.__dict__.get("trainable") is False
+    return not module.__dict__.get("trainable", True)

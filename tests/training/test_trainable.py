@@ -1,0 +1,112 @@
+"""Freezing: flags that hold for everything inside, live, and that never undo one another."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+import easydl as dl
+from easydl.training.trainable import is_frozen, sync_trainable
+
+
+def tower() -> tuple[nn.Module, nn.Module, nn.Module]:
+    """A network, its base, and the base's first layer."""
+    base = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    return nn.Sequential(base, nn.Linear(4, 3)), base, base[0]
+
+
+def frozen_names(network: nn.Module) -> set[str]:
+    return {name for name, p in network.named_parameters() if not p.requires_grad}
+
+
+def test_trainable_holds_for_everything_inside():
+    network, base, _ = tower()
+    base.trainable = False
+    sync_trainable(network)
+    assert frozen_names(network) == {f"0.{name}" for name, _ in base.named_parameters()}
+    base.trainable = True
+    sync_trainable(network)
+    assert frozen_names(network) == set()
+
+
+def test_trainable_of_a_part_wins_over_that_of_the_whole():
+    network, base, first = tower()
+    base.trainable = False
+    first.trainable = True
+    sync_trainable(network)
+    assert not {"0.0.weight", "0.0.bias"} & frozen_names(network)
+    assert "0.1.0.weight" in frozen_names(network)
+
+
+def test_trainable_of_a_part_set_anew_survives_freeing_the_whole():
+    # Keras's guide to fine-tuning: base.trainable = True, then freeze the first layers again.
+    network, base, first = tower()
+    for _ in range(3):
+        base.trainable = False
+        sync_trainable(network)
+        base.trainable = True
+        first.trainable = False
+        sync_trainable(network)
+        sync_trainable(network)
+        assert frozen_names(network) == {"0.0.weight", "0.0.bias"}
+
+
+def test_trainable_set_on_the_whole_later_holds_for_parts_set_before():
+    network, base, first = tower()
+    first.trainable = False
+    sync_trainable(network)
+    base.trainable = True
+    sync_trainable(network)
+    assert frozen_names(network) == set()
+
+
+def test_trainable_reads_as_it_was_set():
+    network, base, first = tower()
+    base.trainable = False
+    sync_trainable(network)
+    assert not base.trainable and not first.trainable
+    base.trainable = True
+    assert base.trainable
+
+
+def test_requires_grad_of_the_user_stays():
+    network, _, first = tower()
+    first.requires_grad_(False)
+    sync_trainable(network)
+    network[1].trainable = False
+    sync_trainable(network)
+    network[1].trainable = True
+    sync_trainable(network)
+    assert frozen_names(network) == {"0.0.weight", "0.0.bias"}
+
+
+def test_is_frozen_knows_a_norm_without_parameters():
+    norm = nn.BatchNorm1d(3, affine=False)
+    assert not is_frozen(norm)
+    norm.trainable = False
+    sync_trainable(norm)
+    assert is_frozen(norm)
+
+
+def test_frozen_norm_without_parameters_keeps_its_statistics():
+    norm = dl.BatchNormalization(scale=False, center=False, input_shape=(4,))
+    model = dl.Sequential([norm, dl.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = torch.randn(20, 4) + 3, torch.randn(20)
+    norm.trainable = False
+    model.fit(x, y, verbose=0)
+    assert torch.equal(norm.running_mean, torch.zeros(4))
+    norm.trainable = True
+    model.fit(x, y, verbose=0)
+    assert norm.running_mean.min() > 0
+
+
+def test_trainable_goes_along_with_a_copy():
+    network, base, _ = tower()
+    base.trainable = False
+    twin = copy.deepcopy(network)
+    sync_trainable(twin)
+    assert frozen_names(network) == set()
+    assert len(frozen_names(twin)) == 6
