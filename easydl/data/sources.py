@@ -294,8 +294,10 @@ class Stream:
             except Exception as error:
                 lines = str(error).strip().splitlines() or [""]
                 text = " … ".join(dict.fromkeys([lines[0][:150], lines[-1][:150]]))
+                workers = getattr(self.source, "num_workers", 0)
                 message = (
-                    f"{self.what} failed at batch {batch} of epoch {epoch + 1}: "
+                    f"{self.what} failed at batch {batch} of epoch {epoch + 1}"
+                    f"{f', made by {workers} worker processes' if workers else ''}: "
                     f"{type(error).__name__}: {text}. Expected (inputs, targets); the error above "
                     "says where it happened."
                 )
@@ -484,7 +486,7 @@ def _unpack(item: Any, what: str) -> Batch:
                 "(inputs, targets, weights). Several inputs stand in one tuple: ((a, b), y)."
             )
         x, y, weight = (*item, None, None)[:3]
-        if np.ndim(x) and isinstance(y, (int, float, np.number)):
+        if isinstance(y, (int, float, np.number)):
             raise ValueError(
                 f"{what} gave the single target {y:g}; expected batches: inputs (N, …) with "
                 "targets (N, …). For rows one by one give arrays, or a torch Dataset."

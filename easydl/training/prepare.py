@@ -87,18 +87,24 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         )
     match_columns(model, source, name)
 
-    def cast(x: Tree) -> Tree:
-        return map_tree(lambda t: cast_inputs(t, dtype, whole), x)
-
     def ready_inputs(x: Tree, name: str) -> Tree:
-        ready = cast(x)
-        for tensor, given, table in zip(leaves(ready), leaves(x), tables):
+        places = iter(tables)
+
+        def ready(given: Tensor) -> Tensor:
+            tensor, table = cast_inputs(given, dtype, whole), next(places)
             if strict:
                 check_finite(tensor, name, given)
             if table is not None:
                 check_indices(table, tensor, name)
-        check_fits(model, ready, name)
-        return ready
+                tensor = tensor.long()
+            return tensor
+
+        x = map_tree(ready, x)
+        check_fits(model, x, name)
+        if shapes_of(x) not in shapes and has_standard_loss(model):
+            shapes.add(shapes_of(x))
+            try_rows(model, x, name)
+        return x
 
     if not model.is_built or model.given_input_shape is None:
         first = leaves(x)[0]
@@ -107,7 +113,8 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         model.given_input_shape = tuple(first.shape[1:])
         if isinstance(x, Tensor) and hasattr(model, "build_layers"):
             model.build_layers(tuple(first.shape[1:]))
-    tables = tables_of(model, cast(x))
+    tables = tables_of(model, map_tree(lambda t: cast_inputs(t, dtype, whole), x))
+    shapes = {shapes_of(x)}  # of a stream: a batch of a new shape is tried before it is trained on
     if isinstance(source, Arrays):
         source.inputs = ready_inputs(source.inputs, name)
     else:
@@ -125,6 +132,17 @@ def check_learns(model: nn.Module) -> None:
             "every weight of the network is frozen, or there is none, so that training could "
             "change nothing; expected one that learns: model.trainable = True."
         )
+
+
+def shapes_of(x: Tree) -> tuple:
+    return tuple(tuple(leaf.shape[1:]) for leaf in leaves(x))
+
+
+def try_rows(model: Any, x: Tree, name: str) -> None:
+    try:
+        model.try_out(map_tree(lambda t: t[:2].to(model.device), x))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def match_columns(model: Any, source: Source, name: str) -> None:
