@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from easydl.callbacks import Callback, TerminateOnNaN
 from easydl.callbacks.base import overrides
@@ -83,7 +84,9 @@ def run_epochs(
                     for callback in callbacks:
                         callback.on_test_end(results)
             if train is not None:
-                if state.epoch_scheduler is not None:
+                if isinstance(state.epoch_scheduler, ReduceLROnPlateau):
+                    state.epoch_scheduler.step(logs.get("val_loss", logs["loss"]))
+                elif state.epoch_scheduler is not None:
                     state.epoch_scheduler.step()
                 for callback in callbacks:
                     callback.on_epoch_end(epoch, logs)

@@ -1,0 +1,97 @@
+"""Means over batches: exact for ragged ones, whenever they are read and however many come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, roc_auc_score
+from torch import nn
+
+import easydl as dl
+from easydl.training import meter
+
+
+def binary_model() -> dl.Sequential:
+    dl.seed(0)
+    model = dl.Sequential([dl.Dense(1, "sigmoid", input_dim=3)])
+    model.compile("sgd", "binary_crossentropy", metrics=["accuracy", "auc"])
+    return model
+
+
+X = torch.randn(333, 3, generator=torch.Generator().manual_seed(0))
+Y = (X.sum(1) + torch.linspace(-1, 1, 333) > 0).long()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64, 400])
+def test_evaluate_equals_sklearn_whatever_the_batches(batch_size):
+    model = binary_model()
+    result = model.evaluate(X, Y, batch_size=batch_size, verbose=0, return_dict=True)
+    p = model(X).detach().squeeze(1)
+    assert result["loss"] == pytest.approx(nn.functional.binary_cross_entropy(p, Y.float()).item())
+    assert result["accuracy"] == pytest.approx(accuracy_score(Y, p > 0.5))
+    assert result["auc"] == pytest.approx(roc_auc_score(Y, p), abs=1e-3)
+
+
+@pytest.mark.parametrize(("every", "largest"), [(1, 10**9), (3, 10**9), (64, 10), (64, 0)])
+def test_means_do_not_depend_on_when_they_are_brought_up_to_date(monkeypatch, every, largest):
+    expected = binary_model().evaluate(X, Y, batch_size=4, verbose=0)
+    monkeypatch.setattr(meter, "EVERY", every)
+    monkeypatch.setattr(meter, "LARGEST", largest)
+    assert binary_model().evaluate(X, Y, batch_size=4, verbose=0) == pytest.approx(expected)
+
+
+def test_means_do_not_depend_on_how_often_they_are_read():
+    class Reads(dl.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            assert set(dict(logs)) == {"loss", "accuracy", "auc"}
+
+    histories = []
+    for callbacks in ([], [Reads()]):
+        model = binary_model()
+        dl.seed(1)
+        histories.append(model.fit(X, Y, 4, 2, 0, callbacks).history)
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-12)
+
+
+def test_batch_logs_are_a_mapping_that_nobody_can_write():
+    seen = []
+
+    class Looks(dl.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            assert isinstance(logs, Mapping) and len(logs) == 3 and "loss" in logs
+            assert list(logs) == ["loss", "accuracy", "auc"]
+            assert "accuracy" in repr(logs)
+            with pytest.raises(TypeError):
+                logs["loss"] = 0.0
+            seen.append(logs["loss"])
+
+    history = binary_model().fit(X, Y, 100, verbose=0, callbacks=[Looks()])
+    assert seen[-1] == history.history["loss"][0]
+
+
+def test_loop_waits_for_the_device_only_when_somebody_reads(monkeypatch):
+    reads = []
+    read = meter.Meter.read
+    monkeypatch.setattr(meter.Meter, "read", lambda self: reads.append(1) or read(self))
+
+    class Counts(dl.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    model = binary_model()
+    model.fit(X, Y, 4, 2, verbose=0, callbacks=[Counts()])
+    reads.clear()
+    model.fit(X, Y, 4, 2, verbose=2, callbacks=[Counts()])
+    assert len(reads) == 2  # once an epoch
+
+
+def test_history_of_a_long_epoch_is_a_mean_in_double_precision():
+    model = dl.Model(nn.Linear(1, 1))
+    model.compile(dl.optimizers.SGD(0.0), lambda p, y: (0 * p).sum() + y.mean())
+    y = torch.full((30_000,), 0.1)
+    loss = model.evaluate(torch.zeros(30_000, 1), y, batch_size=3, verbose=0)
+    assert loss == pytest.approx(float(torch.tensor(0.1)), rel=1e-12)
