@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import itertools
 import operator
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +40,16 @@ def short_traceback(function: Function) -> Function:
             raise
 
     return call  # type: ignore[return-value]
+
+
+def warn_user(message: str) -> None:
+    """A ``UserWarning`` that points at the line outside easydl from which all this was called."""
+    level, frame = 2, inspect.currentframe()
+    while frame is not None and (frame := frame.f_back) is not None:
+        if not frame.f_code.co_filename.startswith(HERE):
+            break
+        level += 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def did_you_mean(kind: str, given: Any, choices: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from easydl.errors import (
     check_positive_int,
     did_you_mean,
     short_traceback,
+    warn_user,
 )
 from easydl.training import prepare
 from easydl.training.compiled import Compiled
@@ -379,10 +379,9 @@ class Model(nn.Module):
         prepare.get_inputs_ready(self, source)
         if not self._has_learned:
             self._has_learned = True
-            warnings.warn(
+            warn_user(
                 "predict was called before fit or load_weights: these are the outputs of random "
-                "weights.",
-                stacklevel=2,
+                "weights."
             )
         rows = prepare.rows_per_pass(source) if batch_size is None else batch_size
         source.batching(check_positive_int("batch_size", rows), device=self.device, steps=steps)

@@ -1358,3 +1358,376 @@ def hinge_by_hand(model):
 @pytest.mark.parametrize("name", HANDLED)
 def test_odd_input_is_handled(name):
     handled(*HANDLED[name])
+
+
+# -- every loss against every last activation ------------------------------------------------------
+
+SMOOTH = 0.1 + 0.8 * HOT  # targets strictly between 0 and 1
+COUNTS = GENERATOR.integers(1, 5, size=(N, 3)).astype("float32")
+SIGNS = 2 * HOT - 1
+
+
+def normal(outputs):
+    """Rows that sum to 1, as probabilities of classes."""
+    return np.exp(outputs - outputs.max(1, keepdims=True)) / np.exp(
+        outputs - outputs.max(1, keepdims=True)
+    ).sum(1, keepdims=True)
+
+
+def cross(p, y):
+    return -(y * np.log(p)).sum(1).mean()
+
+
+def bits(p, y):
+    return -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+
+
+def squash(outputs):
+    return 1 / (1 + np.exp(-outputs))
+
+
+# loss: targets, its formula in NumPy by the last activation ("." for the outputs as they are), and
+# what must happen after: linear, softmax, sigmoid, relu, tanh, log_softmax
+# ("." the formula's number, "l" the formula's number for logits, "x" refused)
+ENDINGS = ["linear", "softmax", "sigmoid", "relu", "tanh", "log_softmax"]
+PAIRS = {
+    "mse": ("mse", SMOOTH, lambda p, y: ((p - y) ** 2).mean(), "..... x"),
+    "mae": ("mae", SMOOTH, lambda p, y: abs(p - y).mean(), "..... x"),
+    "mape": ("mape", SMOOTH, lambda p, y: 100 * (abs(p - y) / y).mean(), "..... x"),
+    "msle": (
+        "msle", SMOOTH,
+        lambda p, y: ((np.log1p(np.maximum(p, 1e-7)) - np.log1p(y)) ** 2).mean(), "..... x",
+    ),
+    "huber": (
+        "huber", SMOOTH,
+        lambda p, y: np.where(abs(p - y) < 1, (p - y) ** 2 / 2, abs(p - y) - 0.5).mean(), "..... x",
+    ),
+    "log_cosh": ("log_cosh", SMOOTH, lambda p, y: np.log(np.cosh(p - y)).mean(), "..... x"),
+    "poisson": ("poisson", SMOOTH, lambda p, y: (p - y * np.log(p + 1e-7)).mean(), "x... xx"),
+    "kl_divergence": (
+        "kld", np.float32([0.8, 0.1, 0.1])[(np.arange(3) - LABELS[:, None]) % 3],
+        lambda p, y: (y * np.log(y / np.clip(p, 1e-7, 1))).sum(1).mean(), "x.. xxx",
+    ),
+    "cosine_similarity": (
+        "cosine_similarity", SMOOTH,
+        lambda p, y: -(
+            (p * y).sum(1) / np.linalg.norm(p, axis=1) / np.linalg.norm(y, axis=1)
+        ).mean(), "..... x",
+    ),
+    "hinge": ("hinge", SIGNS, lambda p, y: np.maximum(1 - y * p, 0).mean(), ".xxx .x"),
+    "squared_hinge": (
+        "squared_hinge", SIGNS, lambda p, y: (np.maximum(1 - y * p, 0) ** 2).mean(), ".xxx .x",
+    ),
+    "categorical_hinge": (
+        "categorical_hinge", HOT,
+        lambda p, y: np.maximum(((1 - y) * p).max(1) - (y * p).sum(1) + 1, 0).mean(), "..... .",
+    ),
+    "categorical_crossentropy": ("categorical_crossentropy", HOT, cross, "l.x xxl"),
+    "sparse_categorical_crossentropy": (
+        "sparse_categorical_crossentropy", LABELS, cross, "l.x xxl",
+    ),
+    "categorical_crossentropy of logits": (
+        losses.CategoricalCrossentropy(from_logits=True), HOT, cross, "lxx xxl",
+    ),
+    "binary_crossentropy": ("binary_crossentropy", SEVERAL, bits, "b.. xxx"),
+    "binary_crossentropy of logits": (
+        losses.BinaryCrossentropy(from_logits=True), SEVERAL, bits, "bxx xxx",
+    ),
+    "nn.MSELoss": (nn.MSELoss(), SMOOTH, lambda p, y: ((p - y) ** 2).mean(), "..... x"),
+    "nn.L1Loss": (nn.L1Loss(), SMOOTH, lambda p, y: abs(p - y).mean(), "..... x"),
+    "nn.CrossEntropyLoss": (nn.CrossEntropyLoss(), LABELS, cross, "lxx lll"),
+    "F.cross_entropy": (F.cross_entropy, LABELS, cross, "lxx lll"),
+    "nn.BCEWithLogitsLoss": (nn.BCEWithLogitsLoss(), SEVERAL, bits, "bxx bbb"),
+    "nn.BCELoss": (nn.BCELoss(), SEVERAL, bits, "x.. xxx"),
+    "nn.NLLLoss": (nn.NLLLoss(), LABELS, lambda p, y: -(y * p).sum(1).mean(), "xxx xx."),
+    "nn.KLDivLoss": (
+        nn.KLDivLoss(reduction="batchmean"), SMOOTH / SMOOTH.sum(1, keepdims=True),
+        lambda p, y: (y * (np.log(y) - p)).sum(1).mean(), "xxx xx.",
+    ),
+    "nn.PoissonNLLLoss": (
+        nn.PoissonNLLLoss(), COUNTS, lambda p, y: (np.exp(p) - y * p).mean(), "..... .",
+    ),
+    "nn.SoftMarginLoss": (
+        nn.SoftMarginLoss(), SIGNS, lambda p, y: np.log1p(np.exp(-y * p)).mean(), ".xxx .x",
+    ),
+    "nn.MultiLabelSoftMarginLoss": (nn.MultiLabelSoftMarginLoss(), SEVERAL, bits, "bxx bbb"),
+    "a loss of one's own": (
+        lambda p, y: ((p - y) ** 2).mean(), SMOOTH, lambda p, y: ((p - y) ** 2).mean(), "......",
+    ),
+    "a crossentropy of one's own": (
+        lambda p, y: F.cross_entropy(p, y), LABELS, cross, "lxx lll",
+    ),
+    "a binary crossentropy of one's own": (
+        lambda p, y: F.binary_cross_entropy_with_logits(p, y), SEVERAL, bits, "bxx bbb",
+    ),
+}  # fmt: skip
+LAST = {
+    "linear": None, "softmax": nn.Softmax(dim=1), "sigmoid": nn.Sigmoid(), "relu": nn.ReLU(),
+    "tanh": nn.Tanh(), "log_softmax": nn.LogSoftmax(dim=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["layer", "torch"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_loss_after_every_activation(name, how):
+    loss, y, formula, cells = PAIRS[name]
+    for ending, cell in zip(ENDINGS, cells.replace(" ", ""), strict=True):
+        if how == "layer":
+            made = classifier(loss, None if ending == "linear" else ending)
+        else:
+            made = wrapped(loss, 3, LAST[ending])
+        model = made.model
+        with torch.no_grad():
+            list(model.parameters())[-1].copy_(torch.tensor([0.5, 0.1, 0.2]))
+        if cell == "x":
+            with Steps() as steps, pytest.raises(ValueError, match="expect") as caught:
+                model.fit(X, y, verbose=0)
+            assert steps.count == 0 and len(str(caught.value)) <= 600, ending
+            continue
+        outputs = model(torch.tensor(X)).detach().double().numpy()
+        p = {"l": normal, "b": squash, ".": lambda outputs: outputs}[cell](outputs)
+        expected = formula(p, HOT if y is LABELS else y)
+        found = model.evaluate(X, y, verbose=0)
+        assert found == pytest.approx(expected, rel=2e-5, abs=1e-6), ending
+        first = model.fit(X, y, verbose=0).history["loss"][0]  # one batch: before the step
+        assert first == pytest.approx(expected, rel=2e-5, abs=1e-6), ending
+
+
+def test_softmax_over_another_axis_is_refused():
+    for axis in (0, -2):
+        made = wrapped("sparse_categorical_crossentropy", 3, nn.Softmax(dim=axis))
+        refusal(made._replace(x=None), fit(X, LABELS), V, ["another axis", "nn.Softmax"])
+
+
+def test_softmax_over_one_unit_is_refused():
+    for loss in ("mse", "binary_crossentropy", "sparse_categorical_crossentropy", nn.L1Loss()):
+        refusal(binary(loss, "softmax")._replace(x=None), fit(X, BITS), V, ["always 1"])
+
+
+def test_strict_false_is_the_way_past_a_refusal():
+    pairs = [
+        (classifier(nn.CrossEntropyLoss(), strict=False), LABELS),
+        (regression("mse", "relu", strict=False), Y),
+        (regression(metrics=["accuracy"], strict=False), Y),
+        (regression(strict=False), filled(Y, 0, nan)),
+    ]
+    for made, y in pairs:
+        made.model.fit(X, y, verbose=0)
+
+
+# -- what only training shows ----------------------------------------------------------------------
+
+
+class Spoiled(dl.Layer):
+    """Gives nan from the third training batch of the second epoch on."""
+
+    def build(self, input_shape):
+        self.calls, self.broken = 0, True
+        self.built = True
+
+    def call(self, x):
+        if self.training:
+            self.calls += 1
+            if self.broken and self.calls >= 7:
+                return x * float("nan")
+        return x
+
+
+def spoiled(**options):
+    layers = [dl.Dense(4, input_shape=(4,)), Spoiled(), dl.Dense(1)]
+    return setup(layers, "mse", X, Y, **options)
+
+
+def test_a_loss_of_nan_stops_with_the_batch_named_and_everything_kept():
+    model = spoiled().model
+    model[0].eval()
+    modes = [module.training for module in model.modules()]
+    twin = spoiled().model
+    twin.set_weights(model.get_weights())
+    dl.seed(1)
+    with pytest.raises(FloatingPointError, match="nan at epoch 2, batch 3") as caught:
+        model.fit(X, Y, 5, epochs=3, verbose=0)
+    assert re.search("expected.*learning rate", str(caught.value))
+    assert len(str(caught.value)) <= 600
+    assert len(model.history.history["loss"]) == 1 and model.history.epoch == [0]
+    assert [module.training for module in model.modules()] == modes
+    dl.seed(1)
+    rows = 0
+
+    def stop(batch, logs):
+        nonlocal rows
+        rows += 1
+        if rows == 6:
+            twin.stop_training = True
+
+    twin[1].broken = False
+    twin.fit(X, Y, 5, 3, callbacks=[callbacks.LambdaCallback(on_train_batch_end=stop)], verbose=0)
+    for ours, theirs in zip(model.get_weights(), twin.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)  # the weights before the batch that failed
+    model[1].broken = False
+    assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
+
+
+def test_a_learning_rate_that_explodes_is_stopped_with_finite_weights():
+    model = regression(optimizer=optimizers.SGD(1e8)).model
+    with pytest.raises(FloatingPointError, match=r"epoch [0-9]+, batch [0-9]+"):
+        model.fit(X, Y, 5, epochs=50, verbose=0)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_a_gradient_of_nan_is_stopped_at_the_next_batch():
+    """sqrt has an infinite slope at 0: the loss is fine, the step is not."""
+    made = regression(lambda p, y: ((p * 0 + 0 * y).abs().sqrt()).mean() + p.mean() * 0)
+    with pytest.raises(FloatingPointError, match=r"epoch 1, batch [12]"):
+        made.model.fit(X, Y, 5, verbose=0)
+    made = regression(lambda p, y: ((p * 0 + 0 * y).abs().sqrt()).mean() + p.mean() * 0)
+    with pytest.raises(FloatingPointError, match="epoch 1, batch 1"):
+        made.model.fit(X, Y, 20, verbose=0)  # there is no next batch: the weights tell
+
+
+def test_terminate_on_nan_ends_quietly():
+    model = spoiled().model
+    history = model.fit(X, Y, 5, epochs=3, verbose=0, callbacks=[callbacks.TerminateOnNaN()])
+    assert len(history.history["loss"]) >= 1 and model.stop_training
+
+
+class Raise(callbacks.Callback):
+    """Raises ``error`` at ``hook`` of the second epoch."""
+
+    def __init__(self, hook, error):
+        self.hook, self.error, self.epoch = hook, error, -1
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self.at("on_epoch_begin")
+
+    def at(self, hook):
+        if hook == self.hook and self.epoch == 1:
+            raise self.error
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.at("on_train_batch_end")
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.at("on_test_batch_end")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.at("on_epoch_end")
+
+
+HOOKS = ["on_epoch_begin", "on_train_batch_end", "on_test_batch_end", "on_epoch_end"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, SystemExit])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_an_exception_passes_on_and_everything_is_kept(hook, error):
+    made = normalised()
+    model, ended = made.model, []
+    model[0].eval()
+    modes = [module.training for module in model.modules()]
+    last = callbacks.LambdaCallback(on_train_end=lambda logs: ended.append(1))
+    with pytest.raises(error):
+        model.fit(
+            X, Y, epochs=3, verbose=0, validation_data=(X, Y),
+            callbacks=[Raise(hook, error("of the user")), last],
+        )  # fmt: skip
+    kept = 2 if hook == "on_epoch_end" else 1  # the history stands first and has the epoch
+    assert len(model.history.history["loss"]) == kept and model.history.epoch == [*range(kept)]
+    assert [module.training for module in model.modules()] == modes
+    assert ended == [1]
+    trains_afterwards(made, model._compiled)
+
+
+def test_an_exception_while_predicting_restores_the_modes():
+    model = regression().model
+    model.fit(X, Y, verbose=0)
+    model.train()
+    hook = callbacks.LambdaCallback(on_predict_batch_end=boom)
+    with pytest.raises(ArithmeticError):
+        model.predict(X, callbacks=[hook])
+    assert all(module.training for module in model.modules())
+    assert model.predict(X).shape == (N, 1)
+
+
+def test_ctrl_c_inside_a_loader_with_workers_passes_on():
+    model = regression().model
+
+    def interrupt(batch, logs):
+        if batch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = callbacks.LambdaCallback(on_train_batch_end=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(DataLoader(Rows(row), 4, num_workers=2), verbose=0, callbacks=[hook])
+    assert model.history.history == {}
+    model.fit(X, Y, verbose=0)
+
+
+def test_predict_before_fit_warns_once():
+    model = regression().model
+    with pytest.warns(UserWarning, match="before fit") as caught:
+        model.predict(X)
+    assert Path(caught[0].filename) == Path(__file__)  # it points at the caller's line
+    model.predict(X)
+
+
+def test_sorted_labels_warn_of_the_missing_classes():
+    for made, y in ((classifier(), np.sort(LABELS)), (binary(), np.sort(BITS))):
+        with pytest.warns(UserWarning, match="class 0.*missing.*'stratified'") as caught:
+            made.model.fit(X, y, validation_split=0.2, verbose=0)
+        assert Path(caught[0].filename) == Path(__file__)
+    for split in ("stratified", "random"):
+        classifier().model.fit(X, np.sort(LABELS), validation_split=0.5, split=split, verbose=0)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    classifier().model.save_weights(path)
+    made = regression()
+    refusal(made, lambda m: m.load_weights(path), V, [r"\(3, 8\)", r"\(1, 8\)", "1.weight"])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        made.model.load_weights(tmp_path / "nowhere")
+    path.write_bytes(path.read_bytes()[:-10])
+    refusal(regression(), lambda m: m.load_weights(path), V, ["no whole"])
+    path.write_text("a text")
+    refusal(regression(), lambda m: m.load_weights(path), V, ["no whole"])
+
+
+def test_a_failed_compile_leaves_the_earlier_one():
+    made = regression(metrics=["mae"])
+    refusal(made, lambda m: m.compile("sgd", "msee"), V, ["mean 'mse'"])
+    assert list(made.model.fit(X, Y, verbose=0).history) == ["loss", "mae"]
+
+
+def test_a_frozen_batchnorm_keeps_weights_and_statistics():
+    made = normalised()
+    norm = made.model[1]
+    norm.trainable = False
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    made.model.fit(X, Y, epochs=2, verbose=0)
+    assert same_weights(before, norm.state_dict())
+
+
+def test_an_unbuilt_model_survives_a_refusal():
+    """What is wrong with the values is found before the shapes are fixed."""
+    for x, y in ((filled(X, 0, nan), Y), (X, Y[1:]), (X.astype(object), Y), (X[:0], Y[:0])):
+        model = dl.Sequential([dl.Dense(3), dl.Dense(1)])
+        model.compile("sgd", "mse")
+        with pytest.raises((ValueError, TypeError)):
+            model.fit(x, y, verbose=0)
+        assert not model.is_built
+        model.fit(STEPS[:, 0, :3], Y, verbose=0)
+
+
+def test_random_numbers_are_the_same_after_a_refusal():
+    """A bad call in a notebook does not change what the good one gives."""
+
+    def trained(bad):
+        made = classifier()
+        dl.seed(5)
+        if bad:
+            with pytest.raises(ValueError):
+                made.model.fit(X, LABELS + 1, verbose=0)
+        return made.model.fit(X, LABELS, batch_size=5, verbose=0).history["loss"]
+
+    assert trained(bad=True) == trained(bad=False)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
-from easydl.errors import check_between, did_you_mean
+from easydl.errors import check_between, did_you_mean, warn_user
 
 HOW = ("tail", "random", "stratified")
 
@@ -75,10 +73,8 @@ def warn_of_missing_classes(train: Tensor, held_out: Tensor) -> None:
     ):
         if missing:
             names = ", ".join(map(str, sorted(missing)[:8])) + (", …" if len(missing) > 8 else "")
-            warnings.warn(
+            warn_user(
                 f"validation_split holds out the last rows: class {names} of the {other} part is "
                 f"missing from the {part} part. If the rows are sorted, write "
-                "split='stratified' in fit.",
-                UserWarning,
-                stacklevel=4,
+                "split='stratified' in fit."
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,13 @@ from torch import Tensor, nn
 
 from easydl import losses, metrics, optimizers, schedules
 from easydl.data.convert import Tree, leaves, map_tree
-from easydl.errors import check_between, check_flag, check_positive_int, did_you_mean
+from easydl.errors import (
+    check_between,
+    check_flag,
+    check_positive_int,
+    did_you_mean,
+    warn_user,
+)
 from easydl.training.heads import Head, ending_of
 
 if TYPE_CHECKING:
@@ -145,7 +150,7 @@ class Compiled:
         ending = None
         if activation is not None:
             ending = "softmax" if isinstance(activation, nn.Softmax) else "sigmoid"
-            if not undone_by(self.loss) or model.has_activity_on_output():
+            if not undone_by(self.loss, ending) or model.has_activity_on_output():
                 activation = None
         names = output_names(outputs)
         specs = spread("loss", self.loss, names)
@@ -204,10 +209,9 @@ class Compiled:
                     result = compiled(x, y, w)
                     self.jitted = compiled
                 except Exception as error:
-                    warnings.warn(
+                    warn_user(
                         f"jit=True: this model cannot be compiled by torch ({str(error)[:200]}); "
                         "training goes on eagerly.",
-                        stacklevel=2,
                     )
                     self.jitted = model.compute_loss
                     result = model.compute_loss(x, y, w)
@@ -255,9 +259,10 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def undone_by(loss: Any) -> bool:
-    """Whether the loss can work on the logits, before a last softmax or sigmoid."""
-    return getattr(loss, "crossentropy", None) is not None and not loss.from_logits
+def undone_by(loss: Any, ending: str) -> bool:
+    """Whether the loss itself has the last softmax or sigmoid, and so can work on the logits."""
+    own = {"categorical": "softmax", "binary": "sigmoid"}.get(getattr(loss, "crossentropy", ""))
+    return own == ending and not loss.from_logits
 
 
 def describe(tree: Tree) -> tuple:

@@ -92,6 +92,8 @@ def run_epochs(
                     callback.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break
+        if train is not None and state.strict:
+            check_finite_weights(model)
     except NotFinite as error:
         if not any(isinstance(callback, TerminateOnNaN) for callback in callbacks):
             raise FloatingPointError(not_finite_message(float(error.args[0]), position)) from None
@@ -126,6 +128,13 @@ def check_finite_logs(logs: dict[str, float], position: str, strict: bool) -> No
     loss = logs.get("loss", 0.0)
     if strict and (loss != loss or abs(loss) == float("inf")):
         raise NotFinite(loss)
+
+
+def check_finite_weights(model: Model) -> None:
+    """A last step of infinite gradients spoils the weights after a loss that was still fine."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise NotFinite(float("nan"))
 
 
 def not_finite_message(loss: float, position: str) -> str:
