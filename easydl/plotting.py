@@ -288,7 +288,10 @@ def decision_boundary(
             label=texts[int(label)],
         )
     axes.set(xlabel=names[0], ylabel=names[1])
-    axes.legend(title="true", loc="upper right", framealpha=0.9)
+    # Above the axes: inside, the legend would cover points.
+    axes.legend(
+        title="true", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False
+    )
     return figure
 
 
