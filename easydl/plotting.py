@@ -289,9 +289,7 @@ def decision_boundary(
         )
     axes.set(xlabel=names[0], ylabel=names[1])
     # Above the axes: inside, the legend would cover points.
-    axes.legend(
-        title="true", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False
-    )
+    axes.legend(title="true", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return figure
 
 
