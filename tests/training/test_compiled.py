@@ -1,0 +1,101 @@
+"""What compile is told: devices, outputs by name, one entry an output."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import easydl as dl
+from easydl.training import compiled
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_device_auto_prefers_cuda_then_mps(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert compiled.choose_device("auto") == torch.device(expected)
+
+
+def test_device_takes_what_torch_takes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compiled.choose_device("cuda:1") == torch.device("cuda:1")
+    assert compiled.choose_device(torch.device("cpu")) == torch.device("cpu")
+    assert compiled.choose_device("gpu") == torch.device("cuda")
+
+
+def test_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"device='cuda'.*no CUDA GPU.*'cpu'"):
+        compiled.choose_device("cuda")
+    with pytest.raises(ValueError, match=r"unknown device 'cdua'.*'cuda'"):
+        compiled.choose_device("cdua")
+
+
+def test_outputs_are_named_by_their_keys_or_places():
+    one = torch.zeros(2, 1)
+    assert compiled.output_names(one) == [""]
+    assert compiled.output_names({"a": one, "b": one}) == ["a", "b"]
+    assert compiled.output_names((one, one)) == ["output_1", "output_2"]
+    with pytest.raises(TypeError, match=r"returned a tuple.*easydl\.LSTM"):
+        compiled.output_names(nn.LSTM(1, 1)(one[None]))
+
+
+def test_spread_gives_one_entry_an_output():
+    names = ["a", "b"]
+    assert compiled.spread("loss", "mse", names) == ["mse", "mse"]
+    assert compiled.spread("loss", ["mse", "mae"], names) == ["mse", "mae"]
+    assert compiled.spread("loss", {"b": "mae"}, names, default=1) == [1, "mae"]
+    with pytest.raises(ValueError, match=r"unknown output in loss 'bb'.*'b'"):
+        compiled.spread("loss", {"bb": "mae"}, names)
+    with pytest.raises(ValueError, match=r"3 entries for 2 outputs"):
+        compiled.spread("loss", [1, 2, 3], names)
+
+
+def test_metrics_in_a_flat_list_serve_every_output():
+    names = ["a", "b"]
+    assert compiled.spread_metrics("metrics", ["mae"], names) == [["mae"], ["mae"]]
+    assert compiled.spread_metrics("metrics", [["mae"], []], names) == [["mae"], []]
+    assert compiled.spread_metrics("metrics", {"b": "mae"}, names) == [[], ["mae"]]
+    assert compiled.spread_metrics("metrics", None, names) == [[], []]
+
+
+def test_metric_object_given_once_is_counted_apart_for_each_output():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 1), nn.Linear(2, 1)
+
+        def forward(self, x):
+            return {"a": self.first(x), "b": self.second(x)}
+
+    x, y = torch.randn(9, 2), torch.randn(9)
+    model = dl.Model(Two())
+    model.compile("sgd", "mse", metrics=[dl.metrics.MeanAbsoluteError()])
+    logs = model.evaluate(x, {"a": y, "b": 3 * y}, verbose=0, return_dict=True)
+    outputs = model(x)
+    keys = [key for key in logs if "loss" not in key]
+    expected = [(outputs[n][:, 0] - t).abs().mean().item() for n, t in (("a", y), ("b", 3 * y))]
+    assert [logs[key] for key in keys] == pytest.approx(expected, rel=1e-5)
+
+
+def test_loss_by_name_serves_as_a_metric():
+    x, y = torch.randn(9, 2), torch.randn(9)
+    model = dl.Model(nn.Linear(2, 1))
+    model.compile("sgd", "mse", metrics=["log_cosh", "mse"])
+    result = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert list(result) == ["loss", "log_cosh", "mse"]
+    assert result["mse"] == pytest.approx(result["loss"])
+
+
+def test_compile_that_fails_leaves_the_earlier_one_in_force():
+    model = dl.Model(nn.Linear(2, 1))
+    model.compile("sgd", "mse")
+    optimizer = model.optimizer
+    with pytest.raises(ValueError, match="unknown loss"):
+        model.compile("sgd", "mze")
+    assert model.optimizer is optimizer
+    model.fit(torch.randn(4, 2), torch.randn(4), verbose=0)

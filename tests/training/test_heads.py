@@ -1,0 +1,160 @@
+"""What an output ends in, and which forms of targets mean the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import easydl as dl
+from easydl.training.heads import ending_of
+
+X = torch.linspace(-1, 1, 48).reshape(12, 4).sin()
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 2, 1])
+YES = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0])
+NUMBERS = X[:, :1] * 2 - 1
+
+
+class Ends(nn.Module):
+    """A linear layer with some function behind it."""
+
+    def __init__(self, units, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.function = nn.Linear(4, units), function
+
+    def forward(self, x):
+        return self.function(self.linear(x))
+
+
+ENDINGS = [
+    (lambda x: x, "linear"),
+    (lambda x: x.reshape(-1), "linear"),
+    (lambda x: F.softmax(x, -1), "softmax"),
+    (lambda x: torch.softmax(x, 1), "softmax"),
+    (lambda x: nn.Softmax(-1)(x).unsqueeze(1).squeeze(1), "softmax"),
+    (lambda x: x.sigmoid(), "sigmoid"),
+    (lambda x: torch.sigmoid(x).view(-1, 3, 1).permute(0, 2, 1), "sigmoid"),
+    (lambda x: F.log_softmax(x, -1), "log_softmax"),
+    (lambda x: F.relu(x), "relu"),
+    (lambda x: x.tanh().clone(), "tanh"),
+    (lambda x: x.softmax(-1) * 2, None),
+]
+
+
+@pytest.mark.parametrize(("function", "expected"), ENDINGS)
+def test_ending_is_read_from_the_graph(function, expected):
+    assert ending_of(Ends(3, function)(X)) == expected
+
+
+def evaluated(function, loss, y, units=3, metrics=("accuracy",)):
+    model = dl.Model(Ends(units, function))
+    model.compile("sgd", loss, metrics=list(metrics))
+    return model, model.evaluate(X, y, batch_size=5, verbose=0)
+
+
+PROBABILITIES = [
+    (lambda x: x, "sparse_categorical_crossentropy"),
+    (lambda x: x, "categorical_crossentropy"),
+    (lambda x: x, nn.CrossEntropyLoss()),
+    (lambda x: x, F.cross_entropy),
+    (lambda x: x, dl.losses.CategoricalCrossentropy(from_logits=True)),
+    (lambda x: F.softmax(x, -1), "sparse_categorical_crossentropy"),
+    (lambda x: F.softmax(x, -1), dl.losses.CategoricalCrossentropy()),
+    (lambda x: F.log_softmax(x, -1), nn.NLLLoss()),
+    (lambda x: F.log_softmax(x, -1), "categorical_crossentropy"),
+]
+
+
+@pytest.mark.parametrize(("function", "loss"), PROBABILITIES)
+@pytest.mark.parametrize(
+    "y",
+    [LABELS, LABELS.float(), LABELS.int()[:, None], F.one_hot(LABELS), F.one_hot(LABELS).float()],
+    ids=["int64", "float", "column of int32", "one-hot", "one-hot of floats"],
+)
+def test_crossentropy_is_the_same_from_every_ending_and_form_of_labels(function, loss, y):
+    logits = Ends(3, lambda x: x)(X)
+    model, result = evaluated(function, loss, y)
+    accuracy = (logits.argmax(1) == LABELS).float().mean().item()
+    assert result == [
+        pytest.approx(F.cross_entropy(logits, LABELS).item(), rel=1e-5),
+        pytest.approx(accuracy),
+    ]
+    np.testing.assert_array_equal(model.predict_classes(X), logits.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("function", "loss"),
+    [
+        (lambda x: x, "binary_crossentropy"),
+        (lambda x: x, nn.BCEWithLogitsLoss()),
+        (lambda x: x, F.binary_cross_entropy_with_logits),
+        (lambda x: x[:, 0], "binary_crossentropy"),
+        (torch.sigmoid, "binary_crossentropy"),
+        (torch.sigmoid, nn.BCELoss()),
+        (lambda x: torch.sigmoid(x).squeeze(1), "binary_crossentropy"),
+    ],
+)
+@pytest.mark.parametrize("y", [YES, YES[:, None], YES.bool(), YES.double(), YES.to(torch.uint8)])
+def test_binary_crossentropy_is_the_same_from_every_ending_and_form_of_labels(function, loss, y):
+    logits = Ends(1, lambda x: x)(X).squeeze(1)
+    model, result = evaluated(function, loss, y, units=1)
+    expected = F.binary_cross_entropy_with_logits(logits, YES.float()).item()
+    accuracy = ((logits > 0) == YES.bool()).float().mean().item()
+    assert result == [pytest.approx(expected, rel=1e-5), pytest.approx(accuracy)]
+    np.testing.assert_array_equal(model.predict_classes(X), logits > 0)
+
+
+@pytest.mark.parametrize("loss", ["mse", nn.MSELoss(), F.mse_loss, "mae", nn.HuberLoss()])
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: x[:, 0]], ids=["(N, 1)", "(N,)"])
+@pytest.mark.parametrize("y", [NUMBERS, NUMBERS[:, 0], NUMBERS.double(), NUMBERS[:, :, None]])
+def test_columns_and_vectors_are_aligned(loss, function, y):
+    outputs = Ends(1, lambda x: x)(X)
+    expected = {"mse": F.mse_loss, "mae": F.l1_loss}.get(loss, loss)(outputs, NUMBERS).item()
+    _, result = evaluated(function, loss, y, units=1, metrics=["mae"])
+    mae = F.l1_loss(outputs, NUMBERS).item()
+    assert result == [pytest.approx(expected, rel=1e-5), pytest.approx(mae, rel=1e-5)]
+
+
+def test_soft_labels_are_taken_as_they_are():
+    soft = torch.tensor([[0.7, 0.2, 0.1]]).repeat(12, 1)
+    logits = Ends(3, lambda x: x)(X)
+    for loss in ("categorical_crossentropy", nn.CrossEntropyLoss()):
+        _, result = evaluated(lambda x: x, loss, soft, metrics=[])
+        assert result == pytest.approx(F.cross_entropy(logits, soft).item(), rel=1e-5)
+
+
+def test_index_loss_without_soft_targets_gets_the_index():
+    logits = Ends(3, lambda x: x)(X)
+    _, result = evaluated(lambda x: x, nn.MultiMarginLoss(), F.one_hot(LABELS), metrics=[])
+    assert result == pytest.approx(F.multi_margin_loss(logits, LABELS).item(), rel=1e-5)
+
+
+def test_several_labels_a_sample_are_binary():
+    y = torch.stack([YES, 1 - YES, YES], 1)
+    logits = Ends(3, lambda x: x)(X)
+    model, result = evaluated(torch.sigmoid, "binary_crossentropy", y, metrics=["binary_accuracy"])
+    expected = F.binary_cross_entropy_with_logits(logits, y.float()).item()
+    accuracy = ((logits > 0) == y.bool()).float().mean().item()
+    assert result == [pytest.approx(expected, rel=1e-5), pytest.approx(accuracy)]
+    assert model.predict(X).shape == (12, 3)
+
+
+def test_strict_false_lets_a_double_softmax_pass():
+    model = dl.Model(Ends(3, lambda x: F.softmax(x, -1)))
+    model.compile("sgd", nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r"softmax.*second time"):
+        model.evaluate(X, LABELS, verbose=0)
+    model.compile("sgd", nn.CrossEntropyLoss(), strict=False)
+    expected = F.cross_entropy(model(X), LABELS).item()
+    assert model.evaluate(X, LABELS, verbose=0) == pytest.approx(expected)
+
+
+def test_heads_are_settled_anew_for_targets_of_another_form():
+    model = dl.Sequential([dl.Dense(3, "softmax", input_dim=4)])
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    first = model.evaluate(X, LABELS, verbose=0)
+    assert model.evaluate(X, F.one_hot(LABELS), verbose=0) == pytest.approx(first)
+    assert model.evaluate(X, LABELS, verbose=0) == pytest.approx(first)

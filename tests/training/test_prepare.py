@@ -1,0 +1,91 @@
+"""What is settled before the first step leaves no trace: no random number, mode or statistic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import easydl as dl
+from easydl.data import as_source
+from easydl.training import prepare
+
+X, Y = torch.randn(9, 4), torch.arange(9) % 3
+
+
+def stochastic() -> dl.Model:
+    return dl.Model(
+        nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+    )
+
+
+def test_looking_at_the_first_rows_leaves_no_trace():
+    model = stochastic()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.network[2].eval()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    random = torch.get_rng_state()
+    prepare.get_ready(model, as_source(X, Y))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
+def test_try_out_names_the_layer_that_failed():
+    model = dl.Model(nn.Sequential(nn.Linear(4, 5), nn.Linear(6, 3)))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"failed in layer network\.1 \(Linear\), given \(2, 5\)"):
+        model.fit(X, torch.zeros(9, 3), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (nn.Linear(4, 1), False),
+        (nn.Embedding(4, 1), True),
+        (nn.Sequential(nn.Embedding(4, 1), nn.Flatten()), True),
+        (nn.Sequential(nn.Linear(4, 1), nn.ReLU()), False),
+        (nn.Sequential(nn.Sequential(nn.Embedding(4, 1))), True),
+    ],
+)
+def test_whole_numbers_stay_whole_before_an_embedding(network, expected):
+    assert prepare.keeps_integers(dl.Model(network)) is expected
+    assert prepare.keeps_integers(dl.Sequential([network])) is expected
+
+
+def test_rows_per_pass_are_about_four_megabytes():
+    assert prepare.rows_per_pass(as_source(torch.zeros(9, 10))) == 4096
+    assert prepare.rows_per_pass(as_source(torch.zeros(9, 3, 64, 64))) == 85
+    assert prepare.rows_per_pass(as_source(torch.zeros(2, 3, 1024, 1024))) == 32
+    assert prepare.rows_per_pass(as_source([(X, Y)]), fallback=7) == 7
+
+
+@pytest.mark.parametrize("samples", [9, 8, 5])
+def test_fit_merges_a_last_row_only_where_batchnorm_learns(samples):
+    def batches_of(network):
+        seen = []
+        model = dl.Model(network)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        watch = lambda module, args: seen.append(len(args[0])) if module.training else None  # noqa: E731
+        network[0].register_forward_pre_hook(watch)
+        model.fit(X[:samples], Y[:samples], 4, verbose=0)
+        return seen
+
+    plain = [len(rows) for rows in torch.arange(samples).split(4)]
+    merged = plain[:-2] + [sum(plain[-2:])] if plain[-1] == 1 else plain
+    frozen = nn.BatchNorm1d(5).requires_grad_(False)
+    assert batches_of(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))) == plain
+    assert batches_of(nn.Sequential(nn.Linear(4, 5), frozen, nn.Linear(5, 3))) == plain
+    assert batches_of(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))) == merged
+
+
+def test_header_says_what_will_be_done(capsys):
+    model = stochastic()
+    model.compile("sgd", "sparse_categorical_crossentropy", device="cpu")
+    model.fit(X, Y, 4, 2, verbose=2, validation_data=(X, Y))
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "training on cpu: 9 samples, 2 steps × 2 epochs, validating on 9"
+    assert [line.split(" · ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
