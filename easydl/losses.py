@@ -231,24 +231,30 @@ class Huber(Loss):
         super().__init__(huber, "huber", delta=check_between("delta", delta, 0, 1e30, ends="(]"))
 
 
-def _simple(function: Callable[..., Tensor]) -> Callable[[], Loss]:
-    return lambda: Loss(function, function.__name__)
+def _simple(name: str, function: Callable[..., Tensor]) -> type[Loss]:
+    """The class of a loss without arguments of its own."""
+
+    def __init__(self: Loss) -> None:
+        Loss.__init__(self, function, function.__name__)
+
+    inside = {"__init__": __init__, "__doc__": function.__doc__, "__module__": __name__}
+    return type(name, (Loss,), inside)
 
 
-MeanSquaredError = _simple(mean_squared_error)
-MeanAbsoluteError = _simple(mean_absolute_error)
-MeanAbsolutePercentageError = _simple(mean_absolute_percentage_error)
-MeanSquaredLogarithmicError = _simple(mean_squared_logarithmic_error)
-LogCosh = _simple(log_cosh)
-Poisson = _simple(poisson)
-KLDivergence = _simple(kl_divergence)
-CosineSimilarity = _simple(cosine_similarity)
-Hinge = _simple(hinge)
-SquaredHinge = _simple(squared_hinge)
-CategoricalHinge = _simple(categorical_hinge)
+MeanSquaredError = _simple("MeanSquaredError", mean_squared_error)
+MeanAbsoluteError = _simple("MeanAbsoluteError", mean_absolute_error)
+MeanAbsolutePercentageError = _simple("MeanAbsolutePercentageError", mean_absolute_percentage_error)
+MeanSquaredLogarithmicError = _simple("MeanSquaredLogarithmicError", mean_squared_logarithmic_error)
+LogCosh = _simple("LogCosh", log_cosh)
+Poisson = _simple("Poisson", poisson)
+KLDivergence = _simple("KLDivergence", kl_divergence)
+CosineSimilarity = _simple("CosineSimilarity", cosine_similarity)
+Hinge = _simple("Hinge", hinge)
+SquaredHinge = _simple("SquaredHinge", squared_hinge)
+CategoricalHinge = _simple("CategoricalHinge", categorical_hinge)
 
 #: name -> what makes the loss; Keras's names and their short forms.
-NAMES: dict[str, Callable[[], Loss]] = {
+NAMES: dict[str, type[Loss]] = {
     "mean_squared_error": MeanSquaredError,
     "mse": MeanSquaredError,
     "mean_absolute_error": MeanAbsoluteError,
@@ -293,8 +299,6 @@ def get(spec: Any) -> Any:
                 f"the class {spec.__name__} was given as the loss and cannot be made without "
                 f"arguments ({error}); expected an object: {spec.__name__}(…)."
             ) from None
-    if spec in NAMES.values():
-        return spec()
     if not callable(spec):
         raise TypeError(
             f"loss={spec!r} was given; expected a name such as 'mse', a torch loss such as "
