@@ -399,7 +399,7 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 #: torch's losses as functions -> the classes that easydl knows; nothing else differs
-FUNCTIONS: dict[Any, type[Loss]] = {
+FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
     F.mse_loss: nn.MSELoss,
     F.l1_loss: nn.L1Loss,
     F.smooth_l1_loss: nn.SmoothL1Loss,
