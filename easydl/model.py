@@ -339,6 +339,7 @@ class Model(nn.Module):
         Args:
             x, y, sample_weight: as in ``fit``.
             batch_size: rows at a time; chosen by the library by default.
+            verbose, callbacks: as in ``fit``.
             steps: batches to take, where the source does not end.
             return_dict: names with the numbers.
 
@@ -371,6 +372,8 @@ class Model(nn.Module):
         Args:
             x: as in ``fit``; targets in a Dataset or loader are passed over.
             batch_size: rows at a time; chosen by the library by default.
+            verbose, callbacks: as in ``fit``.
+            steps: batches to take, where the source does not end.
 
         Returns:
             one NumPy float32 array ``(N, …)``; a list for several outputs, a dict for named ones.
