@@ -49,7 +49,7 @@ def split_rows(
 
 
 def _stratified(order: Tensor, labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    train, held_out = [], []
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
     shuffled = labels[order]
     for label in torch.unique(labels):
         rows = order[shuffled == label]
@@ -59,9 +59,8 @@ def _stratified(order: Tensor, labels: Tensor, fraction: float) -> tuple[Tensor,
                 f"split='stratified' needs at least 2 samples of each class; class {int(label)} "
                 "has 1. Drop it, or write split='random'."
             )
-        train.append(rows[:cut])
-        held_out.append(rows[cut:])
-    return torch.cat(train), torch.cat(held_out)
+        held_out[rows[cut:]] = True
+    return order[~held_out[order]], order[held_out[order]]
 
 
 def warn_of_missing_classes(train: Tensor, held_out: Tensor) -> None:

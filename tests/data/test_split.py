@@ -54,6 +54,12 @@ def test_split_stratified_gives_every_class_its_share_as_sklearn_does():
         assert labels[ours].bincount().tolist() == np.bincount(labels[theirs]).tolist()
 
 
+def test_split_stratified_mixes_the_classes():
+    labels = torch.arange(60) // 20  # sorted: batches of one class would train badly unshuffled
+    for rows in split_rows(60, 0.5, "stratified", labels, seed=0):
+        assert 10 < (labels[rows].diff() != 0).sum() < 29
+
+
 def test_split_stratified_keeps_a_rare_class_on_both_sides():
     labels = torch.tensor([0] * 98 + [1] * 2)
     train, held_out = split_rows(100, 0.1, "stratified", labels, seed=0)
