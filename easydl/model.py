@@ -26,7 +26,7 @@ from easydl.errors import (
     warn_user,
 )
 from easydl.training import prepare
-from easydl.training.compiled import Compiled
+from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, run_epochs
 from easydl.training.step import test_step, train_step, update_weights
 from easydl.training.trainable import hold_frozen_batchnorm, set_trainable, sync_trainable
@@ -185,14 +185,21 @@ class Model(nn.Module):
         """
         state = self._compiled
         outputs = self._call(x)
-        if len(state.heads) == 1:
+        if len(state.heads) == 1 and isinstance(outputs, Tensor):
             head = state.heads[0]
+            outputs = head.with_rows(outputs, len(y))
             loss = head.compute(outputs, y, sample_weight)
             if head.weight != 1:
                 loss = loss * head.weight
             if state.penalties or state.active:
                 loss = loss + self.penalty()
             return loss, outputs
+        if len(leaves(outputs)) != len(state.heads):
+            raise ValueError(
+                f"the network returned {len(leaves(outputs))} outputs in training and "
+                f"{len(state.heads)} in evaluation; expected the same: write aux_logits=False, or "
+                "a compute_loss of your own."
+            )
         parts = {
             f"{head.name}_loss": head.compute(output, target, sample_weight)
             for head, output, target in zip(state.heads, leaves(outputs), leaves(y))
@@ -351,7 +358,10 @@ class Model(nn.Module):
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source)
         rows = prepare.rows_per_pass(source) if batch_size is None else batch_size
-        source.batching(check_positive_int("batch_size", rows), device=state.device, steps=steps)
+        check_positive_int("batch_size", rows)
+        if steps is not None:
+            check_positive_int("steps", steps)
+        source.batching(rows, device=state.device, steps=steps)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         logs = run_epochs(self, None, source, hooks)
         if return_dict:
@@ -387,7 +397,10 @@ class Model(nn.Module):
                 "weights."
             )
         rows = prepare.rows_per_pass(source) if batch_size is None else batch_size
-        source.batching(check_positive_int("batch_size", rows), device=self.device, steps=steps)
+        check_positive_int("batch_size", rows)
+        if steps is not None:
+            check_positive_int("steps", steps)
+        source.batching(rows, device=self.device, steps=steps)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         outputs = list(self._outputs(source, hooks))
         return _concatenate(outputs)
@@ -405,6 +418,7 @@ class Model(nn.Module):
                     for begin_hook in begin:
                         begin_hook(batch, {})
                     outputs = self._plain_call(x)
+                    check_rows(outputs, len(leaves(x)[0]))
                     for end_hook in end:
                         end_hook(batch, {"outputs": outputs})
                     yield outputs
@@ -603,6 +617,7 @@ class Model(nn.Module):
 
     def get_weights(self) -> list[np.ndarray]:
         """Parameters and buffers as NumPy arrays, in ``state_dict`` order."""
+        saving.require_built(self, "get_weights")
         return [t.detach().cpu().numpy().copy() for t in self.state_dict().values()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:

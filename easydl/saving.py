@@ -28,7 +28,7 @@ def save_weights(model: nn.Module, path: Any) -> None:
             f"save_weights({str(path)!r}) was asked, but easydl writes safetensors; expected a "
             f"name such as {path.with_suffix('.safetensors').name!r}."
         )
-    _require_built(model, "save_weights")
+    require_built(model, "save_weights")
     tensors = {key: t.detach().cpu().contiguous().clone() for key, t in model.state_dict().items()}
     write_atomically(path, save(tensors))
 
@@ -63,7 +63,7 @@ def load_weights(model: nn.Module, path: Any) -> None:
         raise ValueError(
             f"{str(path)!r} is no whole safetensors file ({error}); expected one of save_weights."
         ) from None
-    _require_built(model, "load_weights")
+    require_built(model, "load_weights")
     check_same_architecture(model.state_dict(), tensors, str(path))
     model.load_state_dict(tensors)
 
@@ -92,11 +92,12 @@ def check_same_architecture(own: dict[str, Tensor], given: dict[str, Tensor], wh
 
 def set_weights(model: nn.Module, weights: Sequence[Any]) -> None:
     """Put arrays into ``model`` in ``state_dict`` order."""
-    _require_built(model, "set_weights")
+    require_built(model, "set_weights")
     own = model.state_dict()
-    if len(weights) != len(own):
+    count = len(weights) if hasattr(weights, "__len__") else 0
+    if count != len(own):
         raise ValueError(
-            f"set_weights was given {len(weights)} arrays, but the model has {len(own)}; "
+            f"set_weights was given {count} arrays, but the model has {len(own)}; "
             "expected what get_weights of the same architecture returns."
         )
     tensors = {key: torch.as_tensor(np.asarray(w)) for key, w in zip(own, weights)}
@@ -109,7 +110,7 @@ def has_open_shapes(module: nn.Module) -> bool:
     return any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters())
 
 
-def _require_built(model: nn.Module, verb: str) -> None:
+def require_built(model: nn.Module, verb: str) -> None:
     if has_open_shapes(model):
         raise ValueError(
             f"{verb} was called before the shapes are known; expected input_shape= on the first "

@@ -124,8 +124,14 @@ class Sequential(Model):
     @short_traceback
     def build(self, input_shape: Any) -> None:
         """Fix the shapes: ``build((20,))``, or Keras's ``build((None, 20))``."""
-        self.given_input_shape = sample_shape(input_shape)
-        self.build_layers(self.given_input_shape)
+        shape = sample_shape(input_shape)
+        if self.built_shape not in (None, shape):
+            raise ValueError(
+                f"build({input_shape!r:.80}) was called on a model that is built for samples of "
+                f"shape {self.built_shape}; expected that shape, or a new model."
+            )
+        self.given_input_shape = shape
+        self.build_layers(shape)
 
     def build_layers(self, shape: tuple[int, ...]) -> None:
         """Build every layer in order, each from the output shape of the one before."""
@@ -138,6 +144,14 @@ class Sequential(Model):
                 layer.build(current)
             try:
                 current = output_shape(layer, current)
+                if isinstance(current, list):
+                    raise AttributeError("it returned several tensors")
+            except AttributeError as error:
+                raise TypeError(
+                    f"layer {name!r} ({type(layer).__name__}) gave no single tensor ({error}); "
+                    "Sequential expects one. torch's recurrent layers return (output, state): "
+                    "write easydl.LSTM, GRU or SimpleRNN."
+                ) from error
             except RuntimeError as error:
                 raise ValueError(
                     f"layer {name!r} ({type(layer).__name__}) cannot take inputs of shape "

@@ -1493,6 +1493,137 @@ def test_every_loss_after_every_activation(name, how):
         assert first == pytest.approx(expected, rel=2e-5, abs=1e-6), ending
 
 
+class Net(nn.Module):
+    """A layer and what is done to its inputs and outputs."""
+
+    def __init__(self, after=lambda y: y, before=lambda x: x, units=1):
+        super().__init__()
+        self.layer, self.before, self.after = nn.Linear(4, units), before, after
+
+    def forward(self, x):
+        return self.after(self.layer(self.before(x)))
+
+
+def network(loss="mse", **options):
+    """A network that is odd in one way; ``x=None``: no good data for it."""
+    compiled = {key: options.pop(key) for key in list(options) if key == "metrics"}
+    dl.seed(0)
+    return setup(dl.Model(Net(**options)), loss, None, None, **compiled)
+
+
+class Aux(Net):
+    def forward(self, x):
+        y = super().forward(x)
+        return (y, y) if self.training else y
+
+
+class OwnLoss(dl.Model):
+    """A model with a loss of its own."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.layer, self.result = nn.Linear(4, 1), result
+
+    def forward(self, x):
+        return self.layer(x)
+
+    def compute_loss(self, x, y, sample_weight=None):
+        outputs = self(x)
+        return self.result(((outputs[:, 0] - y) ** 2).mean(), outputs)
+
+
+def own(result=lambda loss, outputs: (loss, outputs), **options):
+    return setup(OwnLoss(result), None, None, None, **options)
+
+
+def replaced(model):
+    model.fit(X, Y, verbose=0)
+    model.network[2] = nn.Linear(8, 1)
+    return model
+
+
+def ready(model):
+    model.compile(torch.optim.SGD(model.parameters(), 0.1), "mse")
+    return replaced(model).fit(X, Y, verbose=0)
+
+
+NETWORKS = {
+    "a network that writes on its inputs": (
+        lambda: network(before=lambda x: x.mul_(2)), fit(), V, "in place", "clone",
+    ),
+    "a network of one number for the batch": (
+        lambda: network(after=torch.mean), fit(), V, r"shape \(\)", "2 rows",
+    ),
+    "a network that loses rows": (lambda: network(after=lambda y: y[1:]), fit(), V, "2 rows"),
+    "a network that loses rows while predicting": (
+        lambda: network(after=lambda y: y[1:]), lambda m: m.predict(X), V, "20 rows",
+    ),
+    "a network that chooses the class": (
+        lambda: network(after=lambda y: y.argmax(1), units=3), fit(X, LABELS), V, "Long|depend",
+    ),
+    "a network without gradient": (
+        lambda: network(after=lambda y: y.detach()), fit(), V, "depend",
+    ),
+    "a network of another form in training": (
+        lambda: setup(dl.Model(Aux()), "mse", None, None), fit(), V, "2 outputs", "aux_logits",
+    ),
+    "a layer that gives a state as well": (
+        lambda: setup(dl.Sequential([nn.LSTM(4, 3, batch_first=True)]), "mse", None, None),
+        fit(STEPS), T, "lstm", "easydl.LSTM",
+    ),
+    "a model without weights": (
+        lambda: setup([nn.Flatten()], "mse", None, None), fit(X, X), V, "frozen",
+    ),
+    "half precision that overflows": (
+        lambda: setup(dl.Model(nn.Linear(4, 1).half()), "mse", None, None),
+        fit(X * 1e5), V, "float16",
+    ),
+    "metrics without a loss": (lambda: own(metrics=["mae"]), fit(), V, "metrics", "loss="),
+    "class_weight for a loss of one's own": (own, fit(class_weight={0: 1}), V, "sample_weight"),
+    "a loss of one's own alone": (lambda: own(lambda loss, o: loss), fit(), T, "compute_loss"),
+    "a loss of one's own that is no tensor": (lambda: own(lambda _, o: (3.0, o)), fit(), T, "3.0"),
+    "a loss of one's own for each row": (lambda: own(lambda _, o: (o, o)), fit(), T, "one number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore:predict was called before fit:UserWarning")
+def test_odd_networks_are_refused(name):
+    make, do, kind, *words = NETWORKS[name]
+    refusal(make(), do, kind, words)
+
+
+def test_a_network_that_squeezes_keeps_the_numbers():
+    def without(model):
+        model.network.after = lambda y: y
+        return fit(batch_size=19)(model)
+
+    handled(
+        lambda: network(after=torch.squeeze, metrics=["mae"]),
+        fit(batch_size=19),
+        without,
+    )
+
+
+def test_a_layer_that_is_put_in_later_learns():
+    model = replaced(wrapped().model)
+    before = model.network[2].weight.clone()
+    model.fit(X, Y, verbose=0)
+    assert not torch.equal(model.network[2].weight, before)
+    with pytest.raises(ValueError, match="2 are not the model's"):
+        ready(wrapped().model)
+
+
+def test_accuracy_knows_logits_by_the_loss_that_takes_them():
+    def loss(p, y):
+        return F.binary_cross_entropy_with_logits(p, y)
+
+    model = regression(loss, metrics=["accuracy"]).model
+    outputs = model(torch.tensor(X))[:, 0].detach().numpy()
+    accuracy = model.evaluate(X, BITS, verbose=0)[1]
+    assert accuracy == pytest.approx(((outputs > 0) == BITS).mean())
+
+
 def test_softmax_over_another_axis_is_refused():
     for axis in (0, -2):
         made = wrapped("sparse_categorical_crossentropy", 3, nn.Softmax(dim=axis))

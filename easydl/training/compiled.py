@@ -102,6 +102,14 @@ class Compiled:
 
     # -- parameters --------------------------------------------------------------------------
 
+    def notice_new_parameters(self, model: Model) -> None:
+        """Begin anew where a layer or parameter was replaced: the optimizer has the old one."""
+        if self.optimizer is not None:
+            found = list(model.parameters())
+            same = len(found) == len(self.parameters)
+            if not same or any(a is not b for a, b in zip(found, self.parameters)):
+                self.forget_parameters()
+
     def know_parameters(self, model: Model) -> None:
         """Make the optimizer and collect what each step needs, once every parameter exists."""
         self.parameters = list(model.parameters())
@@ -153,7 +161,13 @@ class Compiled:
             if not undone_by(self.loss, ending) or model.has_activity_on_output():
                 activation = None
         names = output_names(outputs)
+        check_rows(outputs, len(leaves(x)[0]))
         specs = spread("loss", self.loss, names)
+        if None in specs and self.loss is not None:
+            missing = [name for name, spec in zip(names, specs) if spec is None]
+            raise ValueError(
+                f"loss has no entry for {', '.join(missing)}; expected one for each of {names}."
+            )
         weights = spread("loss_weights", self.loss_weights, names, default=1.0)
         metric_lists = spread_metrics("metrics", self.metrics, names)
         weighted_lists = spread_metrics("weighted_metrics", self.weighted_metrics, names)
@@ -194,10 +208,15 @@ class Compiled:
         function = model.compute_loss
         if self.jit:
             function = self._jitted(model)
-        loss, outputs, *named = function(x, y, w)
-        parts = {"loss": loss}
-        for extra in named:
-            parts.update(extra)
+        result = function(x, y, w)
+        if type(result) is not tuple or not 2 <= len(result) <= 3 or not is_scalar(result[0]):
+            raise TypeError(
+                f"compute_loss of {type(model).__name__} returned {result!r:.120}; expected "
+                "(loss, outputs) or (loss, outputs, parts), where the loss is a tensor of one "
+                "number and parts a dict."
+            )
+        loss, outputs = result[:2]
+        parts = {"loss": loss} | (result[2] if len(result) == 3 else {})
         return loss, outputs, parts
 
     def _jitted(self, model: Model) -> Any:
@@ -259,6 +278,10 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
+def is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 0
+
+
 def undone_by(loss: Any, ending: str) -> bool:
     """Whether the loss itself has the last softmax or sigmoid, and so can work on the logits."""
     own = {"categorical": "softmax", "binary": "sigmoid"}.get(getattr(loss, "crossentropy", ""))
@@ -281,6 +304,16 @@ def output_names(outputs: Any) -> list[str]:
         f"the network returned a {type(outputs).__name__}; expected a tensor, or a tuple, list or "
         "dict of tensors. A torch LSTM returns (output, state): use easydl.LSTM."
     )
+
+
+def check_rows(outputs: Any, rows: int) -> None:
+    """Every output has one row for each sample."""
+    for output in leaves(outputs):
+        if output.dim() == 0 or len(output) != rows:
+            raise ValueError(
+                f"the network returned shape {tuple(output.shape)} for {rows} rows; expected "
+                f"({rows}, …). If it squeezes, write squeeze(-1), which leaves the rows alone."
+            )
 
 
 def order_targets(y: Tree, names: list[str]) -> list[Tensor | None]:

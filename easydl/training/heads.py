@@ -168,6 +168,17 @@ class Head:
             return loss if loss.dim() == 0 else loss.mean()
         return (self.per_sample(output, y) * sample_weight).mean()
 
+    def with_rows(self, output: Tensor, rows: int) -> Tensor:
+        """The output, with its first axis again where squeeze() took it from a batch of one row."""
+        if output.dim() and len(output) == rows:
+            return output
+        if output.numel() != rows * torch.Size(self.shape).numel():
+            raise ValueError(
+                f"{self.label} has shape {tuple(output.shape)} in training for {rows} rows; "
+                f"expected {(rows, *self.shape)}, as in evaluation."
+            )
+        return output.reshape(rows, *self.shape)
+
     def predictions(self, output: Tensor) -> Tensor:
         """What metrics see: probabilities where the loss worked on logits, classes last."""
         output = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
@@ -344,9 +355,12 @@ class Head:
                 "metrics=['binary_accuracy']."
             )
 
-    def check_graph(self, loss: Tensor, output: Tensor) -> None:
-        """Refuse a loss of any make that applies softmax or sigmoid to their own result."""
-        if self.ending not in PROBABILITIES or self.activation is not None:
+    def read_graph(self, loss: Tensor, output: Tensor) -> None:
+        """See in autograd's graph whether a loss of any make applies softmax or sigmoid itself.
+
+        To probabilities it must not; from logits, metrics need the probabilities as well.
+        """
+        if self.activation is not None:
             return
         end = _through_views(output.grad_fn)
         nodes, seen = [loss.grad_fn], set()
@@ -355,15 +369,22 @@ class Head:
             for following in () if node is None else (n for n, _ in node.next_functions):
                 before = _through_views(following)
                 if before is end and node.name().removesuffix("Backward0") in NORMALISING:
-                    raise ValueError(
-                        f"{self.label} ends in {self.ending}, but {_name(self.loss)} applies "
-                        f"{node.name().removesuffix('Backward0')} to it a second time; expected "
-                        f"logits. Either remove the {self.ending} from the last layer, or write a "
-                        "loss of probabilities, such as 'sparse_categorical_crossentropy'."
-                    )
+                    self._know_normaliser(node.name().removesuffix("Backward0"))
                 if before is not None and before is not end and before not in seen:
                     seen.add(before)
                     nodes.append(before)
+
+    def _know_normaliser(self, operation: str) -> None:
+        if self.ending in PROBABILITIES and self.strict:
+            raise ValueError(
+                f"{self.label} ends in {self.ending}, but {_name(self.loss)} applies {operation} "
+                f"to it a second time; expected logits. Either remove the {self.ending} from the "
+                "last layer, or write a loss of probabilities, such as "
+                "'sparse_categorical_crossentropy'."
+            )
+        if self.kind == "free" and self.to_predictions is None and self.ending not in PROBABILITIES:
+            several = "Softmax" in operation and len(self.shape) == 1
+            self.to_predictions = nn.Softmax(dim=-1) if several else torch.sigmoid
 
     def _check_softmax_axis(self, output: Tensor) -> None:
         sums = output.sum(self.class_axis)
@@ -410,12 +431,22 @@ class Head:
         if self.kind != "categorical" or output.dim() <= 2:
             return -1
         if not isinstance(self.loss, Loss):
+            if output.dim() == 3 and self.shape[0] == self.shape[1] and self.strict:
+                raise ValueError(
+                    f"{self.label} has shape {_rows(self.shape)}, and {_name(self.loss)} expects "
+                    "the classes at axis 1, where layers have the steps. Write "
+                    "loss='sparse_categorical_crossentropy' and activation='softmax', or "
+                    "strict=False if they are at axis 1."
+                )
             return 1
         if isinstance(activation, nn.Softmax) and activation.dim is not None:
             return 1 if activation.dim in (1, 1 - output.dim()) else -1
         if sample is None:
             return -1
         shape = tuple(sample.shape[1:])
+        if shape == self.shape:
+            first, last = (bool((sample.sum(axis) == 1).all()) for axis in (1, -1))
+            return 1 if first and not last else -1
         last = shape in (self.shape[:-1], self.shape[:-1] + (1,))
         first = shape in (self.shape[1:], self.shape[1:] + (1,), (1, *self.shape[1:]))
         if last and first and self.shape[0] != self.shape[-1]:

@@ -32,6 +32,7 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
     Arrays are checked whole, now; a stream batch by batch, on the CPU, as it comes.
     """
     state = model._compiled
+    state.notice_new_parameters(model)
     get_inputs_ready(model, source, what)
     x, y, _ = source.peek()
     if y is None and state.loss is not None and has_standard_loss(model):
@@ -41,6 +42,12 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
         raise ValueError(
             f"{given}, but the loss compares outputs with targets; expected targets: fit(x, y), "
             "fit(x, x) to reproduce the inputs, or batches (inputs, targets)."
+        )
+    if state.loss is None and (state.metrics or state.weighted_metrics):
+        raise ValueError(
+            "metrics were given without a loss, which tells what outputs and targets are; expected "
+            "loss= as well (compute_loss stays the model's own), or metrics as parts that "
+            "compute_loss returns: (loss, outputs, {'name': value})."
         )
     if state.loss is None and has_standard_loss(model):
         raise ValueError(
@@ -174,7 +181,7 @@ def rehearse(model: Model, source: Source) -> None:
     if isinstance(source, Stream):
         assert source.prepare is not None
         batch = source.prepare(batch)
-    x, y, w = map_tree(lambda t: t.to(state.device), batch)
+    x, y, w = map_tree(lambda t: t.to(state.device, copy=True), batch)
     with without_trace(model), state.autocast:
         try:
             loss, outputs, *parts = model.compute_loss(x, y, w)
@@ -185,9 +192,8 @@ def rehearse(model: Model, source: Source) -> None:
                 f"{type(error).__name__}: {str(error)[:250]}. Expected a function "
                 "(y_pred, y_true) -> tensor, as every torch loss of two arguments is."
             ) from error
-        if state.strict:
-            for head, output in zip(state.heads, leaves(outputs)):
-                head.check_graph(loss, output)
+        for head, output in zip(state.heads, leaves(outputs)):
+            head.read_graph(loss, output)
         if not loss.requires_grad and any(p.requires_grad for p in model.parameters()):
             raise ValueError(
                 "the loss does not depend on the network's weights, so nothing could learn; "
@@ -260,7 +266,7 @@ def first_leaf(module: nn.Module) -> nn.Module | None:
 
 def tables_of(model: Any, x: Tree) -> list[nn.Embedding | None]:
     """For each input the Embedding that takes it as it is, found by watching a few rows pass."""
-    rows = [leaf.to(model.device) for leaf in leaves(x)]
+    rows = [leaf.to(model.device, copy=True) for leaf in leaves(x)]
     found: dict[int, nn.Embedding] = {}
     first = first_leaf(model)
     if first is not None:
@@ -308,7 +314,7 @@ def check_indices(table: nn.Embedding, tensor: Tensor, what: str) -> None:
 def check_fits(model: Model, x: Tree, what: str) -> None:
     """The rows have the shape the network was built for."""
     built = getattr(model, "built_shape", None)
-    if built is None or not isinstance(x, Tensor):
+    if built is None or not isinstance(x, Tensor) or not model.layers:
         return
     shape = tuple(x.shape[1:])
     layer, name = model.layers[0], model.layer_names()[0]
@@ -385,7 +391,8 @@ def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
     head = model._compiled.heads[0] if len(model._compiled.heads) == 1 else None
     if head is None:
         raise ValueError(
-            "class_weight was given for a network with several outputs; expected sample_weight."
+            "class_weight was given for a network with several outputs or a loss of its own; "
+            "expected sample_weight."
         )
     if isinstance(source, Arrays):
         labels = class_labels(model, source)
@@ -548,9 +555,10 @@ def try_out(model: Model, x: Tree) -> Any:
         for module in model.modules()
         if module is not model
     ]
+    x = map_tree(torch.clone, x)
     try:
         with without_trace(model):
-            return model._plain_call(x)
+            outputs = model._plain_call(x)
     except (RuntimeError, IndexError, TypeError) as error:
         if isinstance(error, NotImplementedError):
             raise
@@ -564,3 +572,9 @@ def try_out(model: Model, x: Tree) -> Any:
     finally:
         for hook in watched:
             hook.remove()
+    if any(leaf._version for leaf in leaves(x)):
+        raise ValueError(
+            "the network changes its inputs in place, and so would your data; expected it to leave "
+            "them alone: begin its forward by x = x.clone(), or write inplace=False."
+        )
+    return outputs
