@@ -12,15 +12,16 @@ Both learning rates and the dropout were chosen by 4-fold cross-validation insid
 part (2 seeds): MLPClassifier 0.9774 at its default 0.001, 0.9792 at 0.003, 0.9796 at 0.01; easydl
 0.9777 at 0.001 without both, 0.9822 with a one-cycle to 0.01 and dropout 0.2.
 
-    python recipes/mlp_digits.py        (about SECONDS s on two cores)
+    python recipes/mlp_digits.py        (about 9 s on two cores)
 
-Measured on the 450 test digits, mean of 3 seeds: easydl EASYDL, MLPClassifier SKLEARN.
+Measured on the 450 test digits, mean of 3 seeds: easydl 0.9844, MLPClassifier 0.9778.
 """
 
 import time
 import warnings
 
 import numpy as np
+import torch
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -28,6 +29,7 @@ from sklearn.neural_network import MLPClassifier
 
 import easydl as dl
 
+torch.set_num_threads(1)  # enough at this size; results do not depend on the cores
 SEEDS, HIDDEN, EPOCHS, BATCH_SIZE, LEARNING_RATE = range(3), (128, 64), 40, 32, 0.01
 
 x, y = load_digits(return_X_y=True)
@@ -76,5 +78,5 @@ def measure(name, train):
     return np.mean(accuracies)
 
 
-easydl, sklearn = measure("easydl", with_easydl), measure("MLPClassifier", with_sklearn)
-print(f"test accuracy, mean of 3 seeds: easydl {easydl:.4f} · MLPClassifier {sklearn:.4f}")
+ours, reference = measure("easydl", with_easydl), measure("MLPClassifier", with_sklearn)
+print(f"test accuracy, mean of 3 seeds: easydl {ours:.4f} · MLPClassifier {reference:.4f}")

@@ -14,10 +14,10 @@ the training part, cut in two: each piece was forecast from all years before it.
 autoregression 14.23 with 9 lags (14.36 to 19.31 with 1 to 22 others); LSTM with 9 lags 12.28 with
 16 units and 100 epochs (8 or 32 units 12.4 and 13.0; 50 or 200 epochs 12.6).
 
-    python recipes/series_lstm.py        (about SECONDS s on two cores)
+    python recipes/series_lstm.py        (about 8 s on two cores)
 
-Measured on the 77 test years, root of the mean squared error: LSTM RESULT (mean of 3 seeds),
-autoregression AR, persistence PERSIST.
+Measured on the 77 test years, root of the mean squared error: LSTM 17.97 (mean of 3 seeds),
+autoregression 18.40, persistence 31.94.
 """
 
 import time

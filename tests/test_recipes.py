@@ -1,0 +1,77 @@
+"""Every recipe runs as its first lines say, and what it prints reaches its goal."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+MOST_LINES = 100
+# name -> (pattern of the printed result, what must hold of its numbers)
+GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
+    "demo": (r"test accuracy (\S+) on 450 digits", lambda accuracy: accuracy >= 0.96),
+    "logistic_regression": (
+        r"one neuron · float64 · largest difference to the weights by hand (\S+)[\s\S]*"
+        r"hidden layer · float64 · largest difference to the weights by hand (\S+)",
+        lambda neuron, hidden: max(neuron, hidden) <= 1e-6,
+    ),
+    "mlp_digits": (
+        r"mean of 3 seeds: easydl (\S+) · MLPClassifier (\S+)",
+        lambda easydl, sklearn: 0.97 <= sklearn <= easydl,
+    ),
+    "lenet5_digits": (r"mean of 3 seeds: easydl (\S+)", lambda easydl: easydl >= 0.99),
+    "lstm_digits": (r"mean of 3 seeds: easydl (\S+)", lambda easydl: easydl >= 0.975),
+    "series_lstm": (
+        r"LSTM (\S+) \(mean of 3 seeds\) · autoregression (\S+) · persistence (\S+)",
+        lambda lstm, linear, last: lstm <= min(linear, last),
+    ),
+}
+SLOW: set[str] = set()  # longer than about 25 s
+
+
+def test_every_recipe_has_a_goal():
+    assert {path.stem for path in RECIPES} == set(GOALS)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_is_short_and_says_what_it_measured(path):
+    text = path.read_text()
+    assert text.count("\n") <= MOST_LINES
+    assert text.startswith('"""')
+    opening = text.split('"""')[1]
+    assert f"python recipes/{path.name}" in opening
+    assert re.search(r"about \d+ s on two cores", opening)
+    assert re.search(r"^Measured", opening, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+        for path in RECIPES
+    ],
+)
+def test_recipe_reaches_its_goal(path, tmp_path):
+    # One thread: beside other work, several threads on networks this small wait for each other.
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "agg",
+    }
+    run = subprocess.run(
+        [sys.executable, path], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Warning" not in run.stderr
+    pattern, holds = GOALS[path.stem]
+    found = re.search(pattern, run.stdout)
+    assert found, f"no line matches {pattern!r} in:\n{run.stdout}"
+    numbers = [float(number) for number in found.groups()]
+    assert holds(*numbers), f"{found[0]!r} misses the goal"
