@@ -232,6 +232,8 @@ def test_report_saves_one_readable_png(x, kind, tmp_path):
     height, width, _ = imread(path).shape
     assert 400 < width < 3000
     assert 400 < height < 3000
+    names = ["first", "second", "third"][: 2 if kind == "binary" else 3]
+    assert plotting.report(history, x, [0, 1, 0, 1, 0, 1], p, path, names) == str(path)
 
 
 def test_decision_boundary_asks_the_model_and_shows_the_points():
@@ -265,7 +267,23 @@ def test_decision_boundary_of_several_classes():
     frame = pandas.DataFrame({"width": [-1.0, 1, 1], "height": [-1.0, -1, 1]})
     figure = plotting.decision_boundary(Model(), frame, [0, 1, 2], resolution=30)
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("width", "height")
+    picture = figure.axes[0].get_images()[0].get_array()
+    corners = [picture[0, 0], picture[0, -1], picture[-1, -1]]  # the lower row is the first
+    for corner, point in zip(corners, figure.axes[0].collections):
+        colour = point.get_facecolor()[0, :3]
+        np.testing.assert_allclose(corner, 1 - 0.6 * (1 - colour))  # all sure: 0.6 of the colour
     rendered(figure)
+
+
+def test_decision_boundary_has_colours_for_many_classes():
+    class Model:
+        def predict(self, x):
+            return np.eye(12)[np.arange(len(x)) % 12]
+
+    x = np.random.default_rng(0).normal(size=(12, 2))
+    figure = plotting.decision_boundary(Model(), x, np.arange(12), resolution=10)
+    points = figure.axes[0].collections
+    assert len({tuple(point.get_facecolor()[0]) for point in points}) == 12
 
 
 def test_decision_boundary_refuses_three_features():

@@ -91,7 +91,7 @@ class ModelCheckpoint(Callback):
                 )
         self._checked = False
         self._epoch = 0
-        self._batches = 0  # since the last saving
+        self._batches = 0  # since the last saving, also of earlier fits, as in Keras
 
     def check_monitor(self, names: Iterable[str]) -> None:
         """Raise ``ValueError`` when the monitored entry or one in ``filepath`` is missing."""
@@ -108,7 +108,6 @@ class ModelCheckpoint(Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         check_writable(self.filepath)
-        self._batches = 0
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch

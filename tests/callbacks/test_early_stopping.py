@@ -150,13 +150,20 @@ def test_a_first_value_of_nan_does_not_stay_the_best():
 def test_all_nan_stops_and_leaves_the_first_weights():
     last, model = run(EarlyStopping(patience=2, restore_best_weights=True), [float("nan")] * 9)
     assert (last, model.weight.item()) == (1, 1)
+    stop = EarlyStopping(patience=9, restore_best_weights=True, start_from_epoch=2)
+    _, model = run(stop, [float("nan")] * 5)
+    assert (stop.best_epoch, model.weight.item()) == (2, 3)
 
 
 def test_verbose_says_what_it_does(capsys):
-    run(EarlyStopping(patience=1, verbose=1, restore_best_weights=True), [0.5, 0.25, 0.3])
+    run(EarlyStopping(patience=2, verbose=1, restore_best_weights=True), [0.5, 0.25, 0.3, 0.3])
     assert capsys.readouterr().out == (
-        "epoch 3: early stopping, val_loss did not improve for 1 epoch, best 0.2500\n"
+        "epoch 4: early stopping, val_loss did not improve for 2 epochs, best 0.2500\n"
         "restored the weights of epoch 2\n"
+    )
+    run(EarlyStopping(patience=1, verbose=1), [0.25, 0.5])
+    assert capsys.readouterr().out == (
+        "epoch 2: early stopping, val_loss did not improve for 1 epoch, best 0.2500\n"
     )
     run(EarlyStopping(patience=1, restore_best_weights=True), [0.5, 0.25, 0.3])
     assert capsys.readouterr().out == ""

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from easydl.callbacks import CSVLogger, ModelCheckpoint, TensorBoard, TerminateOnNaN
@@ -170,6 +171,20 @@ def test_checkpoint_refuses_validation_between_batches(arguments, name):
     )
 
 
+def test_checkpoint_checks_mode_and_monitor_only_where_they_are_used():
+    ModelCheckpoint("x", monitor="seconds")
+    with pytest.raises(ValueError, match="does not tell whether low or high is better"):
+        ModelCheckpoint("x", monitor="seconds", save_best_only=True)
+    with pytest.raises(ValueError, match="unknown mode 'mni'"):
+        ModelCheckpoint("x", mode="mni")
+
+
+def test_checkpoint_goes_on_counting_batches_in_the_next_fit(tmp_path):
+    callback = ModelCheckpoint(tmp_path / "{epoch}-{batch}", save_freq=4)
+    assert run(callback, LOSSES[:1], batches=3) == []
+    assert run(callback, LOSSES[:1], batches=3) == ["1-1"]
+
+
 @pytest.mark.parametrize("save_freq", [0, -1, 2.5, "batch", True])
 def test_checkpoint_refuses_another_save_freq(save_freq):
     with pytest.raises(ValueError, match=f"save_freq={save_freq!r} was given; expected a whole"):
@@ -199,6 +214,14 @@ def test_a_path_that_cannot_be_written_is_an_error_before_training(make, tmp_pat
 def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         CSVLogger(tmp_path).on_train_begin()
+
+
+def test_a_file_that_is_write_protected_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "log.csv"
+    path.write_text("")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
+    with pytest.raises(ValueError, match=rf"nothing can be written to '{path}' \({path} is write-"):
+        CSVLogger(path).on_train_begin()
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -270,17 +293,37 @@ def test_tensorboard_writes_the_tags_of_keras(tmp_path):
     run(board, epochs[:1], batches=3)
     found = {}
     for part in ("train", "validation"):
-        events = EventAccumulator(str(tmp_path / part)).Reload()
+        events = EventAccumulator(str(tmp_path / part), {"histograms": 0}).Reload()  # 0: all
         for tag in events.Tags()["scalars"]:
             found[part, tag] = [(event.step, event.value) for event in events.Scalars(tag)]
-        found[part, "histograms"] = events.Tags()["histograms"]
+        for tag in events.Tags()["histograms"]:
+            found[part, tag] = [event.step for event in events.Histograms(tag)]
     assert found == {
         ("train", "batch_loss"): [(2, 0.5), (4, 0.5), (6, 0.5), (8, 0.5)],
         ("train", "epoch_loss"): [(0, 0.5), (1, 0.25), (0, 0.5)],
-        ("train", "histograms"): ["weight", "bias"],
+        ("train", "weight"): [0, 0],
+        ("train", "bias"): [0, 0],
         ("validation", "epoch_loss"): [(0, 0.75)] * 2,
-        ("validation", "histograms"): [],
     }
+
+
+def test_tensorboard_has_the_learning_rate_at_once_and_every_batch_when_asked(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board, model = TensorBoard(tmp_path, update_freq="batch"), Model()
+    model.optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+    board.set_model(model)
+    board.on_train_begin()
+    for batch in range(3):
+        board.on_train_batch_end(batch, {"loss": 0.5})
+    logs = {"loss": 0.5}
+    board.on_epoch_end(0, logs)
+    events = EventAccumulator(str(tmp_path / "train")).Reload()  # before training has ended
+    assert [event.value for event in events.Scalars("epoch_learning_rate")] == [0.25]
+    assert [event.step for event in events.Scalars("batch_loss")] == [1, 2, 3]
+    assert logs == {"loss": 0.5}
+    board.on_train_end()
 
 
 def test_tensorboard_reads_no_batch_logs_by_default(tmp_path):
@@ -333,7 +376,7 @@ def test_terminate_stops_at_a_loss_that_is_no_number(loss, capsys):
     assert capsys.readouterr().out == f"batch 2: the loss is {loss}, training stops\n"
 
 
-def test_terminate_looks_at_every_epoch_and_rarely_at_batches():
+def test_terminate_looks_at_every_epoch_and_rarely_at_batches(capsys):
     callback, model = TerminateOnNaN(), Model()
     callback.set_model(model)
 
@@ -350,3 +393,4 @@ def test_terminate_looks_at_every_epoch_and_rarely_at_batches():
     assert logs.reads < 10
     callback.on_epoch_end(0, {"loss": float("nan")})
     assert model.stop_training
+    assert capsys.readouterr().out == "epoch 1: the loss is nan, training stops\n"

@@ -91,6 +91,12 @@ def test_plateau_reduces_every_parameter_group_by_the_same_factor():
     assert [group["lr"] for group in model.optimizer.param_groups] == [0.125, 0.0005]
 
 
+def test_plateau_begins_anew_at_every_fit():
+    callback, model = ReduceLROnPlateau(factor=0.5, patience=2, cooldown=5), Model()
+    assert run(callback, [0.5, 0.6, 0.6], model)[0] == [0.5, 0.5, 0.25]
+    assert run(callback, [0.9, 0.95, 0.95], model)[0] == [0.25, 0.25, 0.125]
+
+
 def test_plateau_says_so(capsys):
     run(ReduceLROnPlateau(factor=0.5, patience=1, verbose=1), [0.5, 0.5], Model())
     assert capsys.readouterr().out == (
@@ -134,6 +140,10 @@ def test_scheduler_takes_whole_numbers_and_tensors():
         LearningRateScheduler(lambda epoch: [1, torch.tensor(0.5)][epoch]), [0, 0], Model()
     )
     assert rates == [1.0, 0.5]
+
+
+def test_scheduler_takes_a_builtin_that_hides_its_signature():
+    assert run(LearningRateScheduler(max), [0, 0, 0], Model())[0] == [0.5, 1.0, 2.0]
 
 
 def test_scheduler_keeps_the_ratio_of_the_parameter_groups():

@@ -124,6 +124,13 @@ def test_an_epoch_without_validation_is_passed_over_when_others_have_one():
     assert stop.model.stop_training
 
 
+def test_an_entry_that_was_there_once_may_be_missing_later():
+    stop = EarlyStopping()
+    stop.on_epoch_end(0, {"val_loss": 0.5})
+    stop.on_epoch_end(1, {"loss": 0.5})
+    assert stop.best == 0.5
+
+
 def test_nan_never_improves():
     goal = Monitor("X", "loss")
     assert not goal.improves(float("nan"), None)

@@ -114,13 +114,17 @@ def test_auto_is_a_bar_on_a_terminal(monkeypatch, clock):
     assert re.fullmatch(r"epoch 1/10 \|█+ *\| 2/4 · .* left, loss 0\.5000", last_drawn(terminal))
     bar.on_epoch_end(0, {"loss": 0.25})
     assert terminal.getvalue().endswith("epoch 1/10 · 0.3 s · loss 0.2500\n")
+    assert terminal.getvalue().count("\n") == 1  # the line has taken the place of the bar
 
 
 def test_the_bar_reads_the_logs_only_when_it_redraws(monkeypatch, clock):
     on_terminal(monkeypatch)
     bar, logs = start(1, steps=1000), Logs()
     bar.on_epoch_begin(0)
-    for batch in range(1000):
+    clock[0] += 0.2
+    bar.on_train_batch_end(0, logs)
+    assert logs.reads == 0
+    for batch in range(1, 1000):
         clock[0] += 0.01  # an epoch of ten seconds
         bar.on_train_batch_end(batch, logs)
     assert 30 <= logs.reads <= 40
@@ -161,6 +165,7 @@ def test_an_exception_leaves_the_bar_closed_where_it_stood(monkeypatch, clock):
     assert terminal.getvalue().endswith("\n")
     bar.close()
     before = terminal.getvalue()
+    clock[0] += 10
     bar.on_train_batch_end(2, Logs())
     assert terminal.getvalue() == before
 
@@ -181,8 +186,8 @@ def test_a_batch_without_redraw_costs_less_than_half_a_microsecond(monkeypatch):
 
 
 def test_evaluate_and_predict_show_what_they_do(capsys, clock):
-    bar = ProgressBar(2)
-    bar.set_params({"verbose": 2, "epochs": 1, "steps": 3})
+    bar = start(2)
+    bar.on_train_end()  # after a fit
     bar.on_test_begin()
     bar.on_test_batch_end(0, Logs())
     clock[0] += 0.5
@@ -194,6 +199,24 @@ def test_evaluate_and_predict_show_what_they_do(capsys, clock):
     assert capsys.readouterr().out == (
         "evaluate · 0.5 s · loss 0.5000 · accuracy 0.7500\npredict · 0.2 s\n"
     )
+
+
+def test_evaluate_and_predict_have_a_bar_on_a_terminal(monkeypatch, clock):
+    terminal = on_terminal(monkeypatch)
+    bar = ProgressBar(1)
+    bar.set_params({"verbose": 1, "epochs": 1, "steps": 4})
+    bar.on_train_batch_end(0, Logs())  # nothing has begun: nothing is drawn
+    bar.on_test_begin()
+    clock[0] += 0.5
+    bar.on_test_batch_end(2, Logs())
+    assert re.fullmatch(r"evaluate \|█+.? *\| 3/4 · .*, loss 0\.5000", last_drawn(terminal))
+    bar.on_test_end({"loss": 0.5})
+    bar.on_predict_begin()
+    clock[0] += 0.5
+    bar.on_predict_batch_end(1, {"outputs": None})
+    assert re.fullmatch(r"predict \|█+ *\| 2/4 · .* left", last_drawn(terminal))
+    bar.on_predict_end()
+    assert terminal.getvalue().endswith("predict · 0.5 s\n")
 
 
 def test_arrays_in_the_logs_are_left_out(capsys, clock):
@@ -254,4 +277,27 @@ def test_no_thread_stays_behind(monkeypatch):
     bar = start(1)
     bar.on_epoch_begin(0)
     assert threading.active_count() == before
+    assert type(bar._bar).monitor is None
     bar.close()
+
+
+def test_a_notebook_with_ipywidgets_gets_their_bar(monkeypatch, clock):
+    kernel = type("Shell", (), {"kernel": object()})()
+    ipython = type(sys)("IPython")
+    ipython.get_ipython = lambda: kernel
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    made = []
+
+    class Widgets(module._Bar):
+        def __init__(self, **given):
+            made.append(given)
+            super().__init__(**given)
+
+    fake = type(sys)("tqdm.auto")
+    fake.tqdm = Widgets
+    monkeypatch.setitem(sys.modules, "tqdm.auto", fake)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name == "ipywidgets")
+    bar = start("auto")
+    bar.on_epoch_begin(0)
+    bar.on_train_end()
+    assert [given["total"] for given in made] == [4]
