@@ -87,7 +87,8 @@ def look_up(kind: str, given: str, table: dict[str, Any]) -> Any:
 def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
     """``value`` as an ``int`` that is at least ``minimum``, or an error that names the argument."""
     try:
-        number = operator.index(None if isinstance(value, bool) else value)
+        plain: Any = None if isinstance(value, bool) else value
+        number = operator.index(plain)
     except TypeError:
         raise ValueError(
             f"{name}={value!r:.80} was given; expected a whole number of at least {minimum}, "
@@ -111,7 +112,8 @@ def check_flag(name: str, value: Any) -> bool:
 def check_between(name: str, value: Any, low: float, high: float, *, ends: str = "[]") -> float:
     """``value`` as a ``float`` between ``low`` and ``high``; ``ends`` as in ``"[)"``."""
     try:
-        number = float(None if isinstance(value, (bool, str)) else value)
+        plain: Any = None if isinstance(value, (bool, str)) else value
+        number = float(plain)
     except (TypeError, ValueError):
         raise ValueError(
             f"{name}={value!r:.80} was given; expected a number between {low:g} and {high:g}."

@@ -73,9 +73,7 @@ def fused_adam(optimizer: Optimizer) -> bool:
                 continue
             steps = [state["step"] for state in states]
             largest = [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else []
-            kernel = (
-                torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-            )
+            kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
             torch._foreach_add_(steps, 1)
             kernel(
                 parameters, [p.grad for p in parameters], [s["exp_avg"] for s in states],

@@ -363,7 +363,8 @@ class Head:
         if self.activation is not None:
             return
         end = _through_views(output.grad_fn)
-        nodes, seen = [loss.grad_fn], set()
+        nodes: list[Any] = [loss.grad_fn]
+        seen: set[Any] = set()
         while nodes:
             node = nodes.pop()
             for following in () if node is None else (n for n, _ in node.next_functions):

@@ -94,8 +94,7 @@ class Meter:
                 if not head.metrics and not head.weighted_metrics:
                     continue
                 kept = [
-                    (leaves(outputs)[index], leaves(y)[index], w)
-                    for outputs, y, w in self._pending
+                    (leaves(outputs)[index], leaves(y)[index], w) for outputs, y, w in self._pending
                 ]
                 predicted = head.predictions(torch.cat([k[0].detach() for k in kept]))
                 labels = head.labels(torch.cat([k[1] for k in kept]))

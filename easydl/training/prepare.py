@@ -165,7 +165,8 @@ def match_columns(model: Any, source: Source, name: str) -> None:
             f"{', '.join(map(str, missing))[:120]}; not known {', '.join(map(str, extra))[:120]}. "
             f"Expected the same names; to go by position write x.to_numpy()."
         )
-    source.inputs = source.inputs[:, [given.index(column) for column in known]]
+    order = [given.index(column) for column in known]
+    source.inputs = source.inputs[:, order]  # type: ignore[index]
     source.columns = known
 
 
