@@ -68,7 +68,7 @@ class Model(nn.Module):
         self.history: History | None = None
         self.stop_training = False
         self.given_input_shape: tuple[int, ...] | None = None
-        self.column_names: list | None = None  # of the table that it was fitted to
+        self.column_names: dict[str, list] = {}  # of the tables that it was fitted to
         self._compiled: Any = None
         self._has_learned = network is not None
         if network is not None:
@@ -194,6 +194,11 @@ class Model(nn.Module):
             if state.penalties or state.active:
                 loss = loss + self.penalty()
             return loss, outputs
+        if not state.heads:
+            raise ValueError(
+                "compile was called while fit runs; expected it before, or only what may change: "
+                "model.learning_rate = 0.01, layer.trainable = False."
+            )
         if len(leaves(outputs)) != len(state.heads):
             raise ValueError(
                 f"the network returned {len(leaves(outputs))} outputs in training and "
@@ -304,7 +309,7 @@ class Model(nn.Module):
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source)
         prepare.check_learns(self)
-        self.column_names = self.column_names or source.columns
+        self.column_names = source.columns | self.column_names
         random_rows = split != "tail" and validation_split
         draws = isinstance(source, Arrays) or not source.brings_its_order
         seed = int(torch.randint(2**62, ())) if draws and (shuffle or random_rows) else 0
@@ -319,15 +324,18 @@ class Model(nn.Module):
         if validation is not None:
             rows = validation_batch_size or prepare.rows_per_pass(validation, batch_size)
             validation.batching(rows, False, 0, state.device, steps=validation_steps)
-        self.history = History()
-        hooks = self._connect([self.history, *as_list(callbacks)], verbose, epochs, source.steps)
-        prepare.check_monitors(hooks, state, validation is not None)
+        self.history = history = History()
+        hooks = self._connect([history, *as_list(callbacks)], verbose, epochs, source.steps)
+        ever = (
+            validation is not None and epochs // validation_freq > initial_epoch // validation_freq
+        )
+        prepare.check_monitors(hooks, state, ever)
         if verbose != 0:
             prepare.say_what_will_be_done(self, source, validation, epochs - initial_epoch)
         self.stop_training = False
         state.trained = self._has_learned = True
         run_epochs(self, source, validation, hooks, epochs, initial_epoch, validation_freq)
-        return self.history
+        return history
 
     @short_traceback
     def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,6 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 def own_kernel(folder: Path) -> Path:
     """A kernel of the interpreter that runs the tests, whatever kernels the user has installed."""
-    import sys
-
     kernel = folder / "kernels" / "own"
     kernel.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]

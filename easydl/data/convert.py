@@ -116,7 +116,10 @@ def _check_kind(array: np.ndarray, what: str) -> None:
 
 
 def _frame_to_numpy(frame: Any, what: str) -> np.ndarray:
-    columns = [_column_to_numpy(frame.iloc[:, i]) for i in range(len(frame.columns))]
+    if hasattr(frame, "iloc"):  # pandas, where two columns may have one name
+        columns = [_column_to_numpy(frame.iloc[:, i]) for i in range(len(frame.columns))]
+    else:
+        columns = [_column_to_numpy(frame[name]) for name in frame.columns]
     if not columns:
         raise ValueError(f"{what} is a table without columns; expected at least one.")
     for name, column in zip(frame.columns, columns):

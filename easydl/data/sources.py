@@ -33,7 +33,7 @@ class Arrays:
         weights: ``(N,)`` or ``None``.
     """
 
-    columns: list | None = None  # the names of a table's columns, where x was one
+    columns: dict[str, list] = {}  # the names of the columns of "x" and "y", where they are tables
 
     def __init__(self, inputs: Tree, targets: Tree, weights: Tensor | None):
         self.inputs, self.targets, self.weights = inputs, targets, weights
@@ -170,7 +170,8 @@ class Stream:
     """
 
     samples: int | None = None
-    inputs = targets = weights = columns = None
+    inputs = targets = weights = None
+    columns: dict[str, list] = {}
 
     def __init__(self, source: Any, what: str = "x"):
         self.source, self.what = source, what
@@ -305,6 +306,8 @@ class Stream:
                     iterator._shutdown_workers()  # torch would wait for the garbage collector
                 raise RuntimeError(message) from error
             parts = _unpack(item, f"batch {batch} of {self.what}")
+            if not isinstance(self.source, DataLoader):  # a generator may fill one buffer again
+                parts = map_tree(torch.clone, parts)
             self._check_parts(parts, batch)
             yield parts
 
@@ -372,9 +375,8 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
         if not weights.any():
             raise ValueError("sample_weight is 0 for every sample; expected some above 0.")
     source = Arrays(inputs, targets, weights)
-    names = getattr(x, "columns", None)
-    if names is not None and not isinstance(names[0], (int, np.integer)):
-        source.columns = list(names)
+    tables = {"x": x, "y": y}
+    source.columns = {k: list(t.columns) for k, t in tables.items() if hasattr(t, "columns")}
     return source
 
 

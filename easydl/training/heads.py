@@ -82,17 +82,35 @@ SCORED = (
 )  # fmt: skip
 TWO_VALUED = ("hinge", "squared_hinge", "SoftMarginLoss")
 NORMALISING = ("LogSoftmax", "Softmax", "Sigmoid", "LogSigmoid", "BinaryCrossEntropyWithLogits")
+CUTS = ("Select", "Slice", "Index")
+MIRRORS = ("Rsub", "Clamp")  # which keep a probability one: 1 - p, and away from 0
 VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone")
 
 
 def ending_of(output: Tensor) -> str | None:
-    """The activation that made ``output``, read from autograd's graph; ``None`` if it is none."""
-    node = _through_views(output.grad_fn)
+    """The activation that made ``output``, read from autograd's graph; ``None`` if it is none.
+
+    Rows that sum to 1 are a softmax however they were computed; what a sigmoid or a softmax gave
+    stays a probability where it was only cut, clamped or taken from 1.
+    """
+    ending = _activation(VIEWS, output)
+    if ending is None and _activation(VIEWS + CUTS, output) not in PROBABILITIES:
+        ending = _activation(VIEWS + CUTS, output)
+    if ending is not None or not output.numel() or not 0 <= output.min() <= output.max() <= 1:
+        return ending
+    if any(bool(((output.sum(axis) - 1).abs() < 1e-4).all()) for axis in range(1, output.dim())):
+        return "softmax"
+    return "sigmoid" if _activation(VIEWS + CUTS + MIRRORS, output) in PROBABILITIES else None
+
+
+def _activation(hidden: tuple[str, ...], output: Tensor) -> str | None:
+    node = _through(hidden, output.grad_fn)
     return None if node is None else ENDINGS.get(node.name())
 
 
-def _through_views(node: Any) -> Any:
-    while node is not None and node.name().startswith(VIEWS) and node.next_functions:
+def _through(names: tuple[str, ...], node: Any) -> Any:
+    """The node behind those of ``names``."""
+    while node is not None and node.name().startswith(names) and node.next_functions:
         node = node.next_functions[0][0]
     return node
 
@@ -362,13 +380,13 @@ class Head:
         """
         if self.activation is not None:
             return
-        end = _through_views(output.grad_fn)
+        end = _through(VIEWS, output.grad_fn)
         nodes: list[Any] = [loss.grad_fn]
         seen: set[Any] = set()
         while nodes:
             node = nodes.pop()
             for following in () if node is None else (n for n, _ in node.next_functions):
-                before = _through_views(following)
+                before = _through(VIEWS, following)
                 if before is end and node.name().removesuffix("Backward0") in NORMALISING:
                     self._know_normaliser(node.name().removesuffix("Backward0"))
                 if before is not None and before is not end and before not in seen:
@@ -519,6 +537,12 @@ def check_activation(
             f"{label} {given}, but {name} expects outputs between {least:g} and {most:g}. Either "
             f"end in activation={fitting}, or choose another loss: nn.BCEWithLogitsLoss() and the "
             "crossentropies by name take raw scores."
+        )
+    if kind == "binary" and not wants_logits and ending is None and 0 <= low <= high <= 1:
+        raise ValueError(
+            f"{label} gives {low:.3g} to {high:.3g}, which could be probabilities or raw scores: "
+            f"no last activation is seen. Expected one meaning for {name}: write "
+            "loss=nn.BCELoss() for probabilities, nn.BCEWithLogitsLoss() for raw scores."
         )
     if ending == "softmax" and bool((output == 1).all()):
         raise ValueError(

@@ -36,6 +36,8 @@ def run_epochs(
     """
     state = model._compiled
     modes = [(module, module.training) for module in model.modules()]
+    metrics = [m for head in state.heads for _, m in head.metrics + head.weighted_metrics]
+    kept = [dict(vars(metric)) for metric in metrics]
     logs: dict[str, float] = {}
     position = "before the first batch"
     try:
@@ -104,7 +106,11 @@ def run_epochs(
             f"accumulate=2 with half of it, or precision='bfloat16'. torch says: {error}"
         ) from None
     finally:
-        state.waiting_batches = state.waiting_rows = 0
+        if train is not None:
+            state.waiting_batches = state.waiting_rows = 0
+        else:  # a callback may have called this amid an epoch, whose sums go on
+            for metric, values in zip(metrics, kept):
+                vars(metric).update(values)
         for module, training in modes:
             module.training = training
         if train is not None:

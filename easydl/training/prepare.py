@@ -92,7 +92,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
             f"{name} holds {len(leaves(x))} arrays ({type(x).__name__}); a Sequential expects one "
             "array (N, …). For several inputs subclass easydl.Model; rows in a list: np.stack."
         )
-    match_columns(model, source, name)
+    match_columns(model, source)
 
     def ready_inputs(x: Tree, name: str) -> Tree:
         places = iter(tables)
@@ -152,22 +152,26 @@ def try_rows(model: Any, x: Tree, name: str) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
-def match_columns(model: Any, source: Source, name: str) -> None:
+def match_columns(model: Any, source: Source) -> None:
     """A table's columns in the order of the table that the model was fitted to."""
-    known, given = model.column_names, source.columns
-    if known is None or given is None or known == given:
-        return
-    if sorted(map(str, known)) != sorted(map(str, given)) or len(set(known)) < len(known):
-        missing = [c for c in known if c not in given] or ["none"]
-        extra = [c for c in given if c not in known] or ["none"]
-        raise ValueError(
-            f"{name} is a table with other columns than the one the model was fitted to: missing "
-            f"{', '.join(map(str, missing))[:120]}; not known {', '.join(map(str, extra))[:120]}. "
-            f"Expected the same names; to go by position write x.to_numpy()."
-        )
-    order = [given.index(column) for column in known]
-    source.inputs = source.inputs[:, order]  # type: ignore[index]
-    source.columns = known
+    for part, given in source.columns.items():
+        known = model.column_names.get(part, given)
+        if known == given or len(given) == 1:
+            continue
+        if set(known) == set(given) and len(set(known)) == len(known) == len(given):
+            order = [given.index(column) for column in known]
+            if part == "x":
+                source.inputs = source.inputs[:, order]  # type: ignore[index]
+            else:
+                source.targets = source.targets[:, order]  # type: ignore[index]
+        elif list(range(len(given))) not in (known, given):  # pandas' numbers are no names
+            missing = ", ".join(str(c) for c in known if c not in given) or "none"
+            extra = ", ".join(str(c) for c in given if c not in known) or "none"
+            raise ValueError(
+                f"{part} is a table of other columns than the one the model was fitted to: missing "
+                f"{missing[:120]}; not known {extra[:120]}. Expected the same names; to go by "
+                f"position write {part}.to_numpy()."
+            )
 
 
 def rehearse(model: Model, source: Source) -> None:
@@ -363,26 +367,31 @@ def hold_out(
                 f"validation_split={validation_split:g} was given with a stream, which cannot be "
                 "cut; expected validation_data=…, or arrays."
             )
-        labels = class_labels(model, source)
+        labels = class_labels(model, source.targets)
         rows = split_rows(source.samples, validation_split, split, labels, seed)
         if labels is not None and split == "tail":
             warn_of_missing_classes(labels[rows[0]], labels[rows[1]])
-        return source.split(*rows)
+        train, held_out = source.split(*rows)
+        for part, weights in (("training", train.weights), ("validation", held_out.weights)):
+            if weights is not None and not weights.any():
+                raise ValueError(
+                    f"sample_weight is 0 for every sample of the {part} part; expected some above "
+                    "0. Write split='random'."
+                )
+        return train, held_out
     return source, None
 
 
-def class_labels(model: Model, source: Arrays) -> Tensor | None:
+def class_labels(model: Model, y: Tree) -> Tensor | None:
     """Each row's class, where the targets are classes."""
     heads = model._compiled.heads
-    if len(heads) != 1 or source.targets is None:
+    if len(heads) != 1 or y is None:
         return None
     head = heads[0]
+    if head.kind == "categorical":
+        return None if head.positions else head.class_indices(y)
     binary = getattr(head.loss, "crossentropy", None) == "binary" and head.shape in ((), (1,))
-    if head.kind != "categorical" and not binary:
-        return None
-    if head.kind == "categorical" and head.positions:
-        return None
-    return head.class_indices(source.targets)
+    return head.class_indices(y) if binary and bool((y == y.round()).all()) else None
 
 
 def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
@@ -395,14 +404,18 @@ def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
             "class_weight was given for a network with several outputs or a loss of its own; "
             "expected sample_weight."
         )
-    if isinstance(source, Arrays):
-        labels = class_labels(model, source)
+
+    def weights_of(y: Tree) -> Tensor:
+        labels = class_labels(model, y)
         if labels is None:
             raise ValueError(
                 f"class_weight was given, but the targets of {head.label} are not one class a "
                 "sample; expected a crossentropy loss, or sample_weight."
             )
-        weights = class_factors(class_weight, head, labels)[labels]
+        return class_factors(class_weight, head, labels)[labels]
+
+    if isinstance(source, Arrays):
+        weights = weights_of(source.targets)
         if not weights.any():
             raise ValueError("class_weight is 0 for every class in y; expected some above 0.")
         source.weights = weights if source.weights is None else source.weights * weights
@@ -417,8 +430,7 @@ def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
 
     def weighted(batch: Batch) -> Batch:
         x, y, w = inner(batch)
-        labels = head.class_indices(y)
-        factors = class_factors(class_weight, head, labels)[labels]
+        factors = weights_of(y)
         return x, y, factors if w is None else w * factors
 
     source.prepare = weighted

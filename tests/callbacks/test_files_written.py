@@ -295,12 +295,12 @@ def test_tensorboard_writes_the_tags_of_keras(tmp_path):
     for part in ("train", "validation"):
         events = EventAccumulator(str(tmp_path / part), {"histograms": 0}).Reload()  # 0: all
         for tag in events.Tags()["scalars"]:
-            found[part, tag] = [(event.step, event.value) for event in events.Scalars(tag)]
+            found[part, tag] = sorted((e.step, e.value) for e in events.Scalars(tag))
         for tag in events.Tags()["histograms"]:
             found[part, tag] = [event.step for event in events.Histograms(tag)]
     assert found == {
         ("train", "batch_loss"): [(2, 0.5), (4, 0.5), (6, 0.5), (8, 0.5)],
-        ("train", "epoch_loss"): [(0, 0.5), (1, 0.25), (0, 0.5)],
+        ("train", "epoch_loss"): [(0, 0.5), (0, 0.5), (1, 0.25)],
         ("train", "weight"): [0, 0],
         ("train", "bias"): [0, 0],
         ("validation", "epoch_loss"): [(0, 0.75)] * 2,

@@ -94,3 +94,14 @@ def test_map_tree_keeps_the_form():
     assert map_tree(len, tree) == {"a": 2, "b": (1, (3,))}
     assert [len(leaf) for leaf in leaves(tree)] == [2, 1, 3]
     assert map_tree(len, None) is None and leaves(None) == []
+
+
+def test_tables_other_than_pandas_are_read_column_by_column():
+    class Table(dict):
+        columns = ("a", "b")
+
+        def to_numpy(self):
+            raise AssertionError("read in whole")
+
+    tensor = to_tensor(Table(a=pd.Series([0.0, 1, 2]), b=pd.Series([0, 1, 2])), "x")
+    assert tensor.tolist() == [[0, 0], [1, 1], [2, 2]]

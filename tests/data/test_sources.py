@@ -368,3 +368,21 @@ def test_stream_says_that_a_generator_ended_early():
     source = Stream(iter(batches())).batching(steps=8)
     with pytest.raises(ValueError, match="ended after 6 batches in epoch 1; expected 8"):
         taken(source)
+
+
+def test_stream_may_fill_one_buffer_again_and_again():
+    x, y = torch.randn(12, 3).numpy(), torch.randn(12, 1).numpy()
+
+    def refilled():
+        buffer = np.empty((4, 3), "float32")
+        for start in range(0, 12, 4):
+            buffer[:] = x[start : start + 4]
+            yield buffer, y[start : start + 4]
+
+    losses = []
+    for data in (refilled(), [(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)]):
+        dl.seed(0)
+        model = dl.Sequential([dl.Dense(1)])
+        model.compile("sgd", "mse")
+        losses.append(model.fit(data, steps_per_epoch=3, verbose=0).history["loss"])
+    assert losses[0] == losses[1]

@@ -41,6 +41,19 @@ ENDINGS = [
     (lambda x: F.relu(x), "relu"),
     (lambda x: x.tanh().clone(), "tanh"),
     (lambda x: x.softmax(-1) * 2, None),
+    (lambda x: torch.softmax(x, 1)[:, :], "softmax"),
+    (lambda x: x.exp() / x.exp().sum(1, keepdim=True), "softmax"),
+    (lambda x: (x.softmax(-1) + (2 * x).softmax(-1)) / 2, "softmax"),
+    (lambda x: x.softmax(-1)[:, 1], "sigmoid"),
+    (lambda x: x.softmax(-1)[:, 1:], "sigmoid"),
+    (lambda x: 1 - x.sigmoid(), "sigmoid"),
+    (lambda x: x.sigmoid().clamp(0.01, 0.99), "sigmoid"),
+    (lambda x: x.clamp(0, 1), None),
+    (lambda x: x.sigmoid() * x, None),
+    (lambda x: (x + 2) / 4, None),
+    (lambda x: x.sigmoid() - (x - 9).sigmoid(), None),
+    (lambda x: x.sigmoid() * 20 - 10, None),
+    (lambda x: x.sigmoid().log() + 1, None),
 ]
 
 
@@ -116,6 +129,41 @@ def test_columns_and_vectors_are_aligned(loss, function, y):
     _, result = evaluated(function, loss, y, units=1, metrics=["mae"])
     mae = F.l1_loss(outputs, NUMBERS).item()
     assert result == [pytest.approx(expected, rel=1e-5), pytest.approx(mae, rel=1e-5)]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.softmax(-1)[:, 1],
+        lambda x: x.softmax(-1)[:, 1:],
+        lambda x: 1 - x[:, :1].sigmoid(),
+        lambda x: x[:, 0].sigmoid().clamp(0.01, 0.99),
+    ],
+)
+@pytest.mark.parametrize("loss", ["binary_crossentropy", nn.BCELoss()])
+def test_binary_crossentropy_of_computed_probabilities_is_theirs(function, loss):
+    p = Ends(2, function)(X).squeeze()
+    _, result = evaluated(function, loss, YES, units=2)
+    accuracy = ((p > 0.5) == YES.bool()).float().mean().item()
+    expected = F.binary_cross_entropy(p, YES.float()).item()
+    assert result == [pytest.approx(expected, rel=1e-5), pytest.approx(accuracy)]
+
+
+@pytest.mark.parametrize("function", [lambda x: x.clamp(0, 1), lambda x: x.sigmoid().mean(1)])
+def test_outputs_that_could_be_probabilities_or_scores_are_refused(function):
+    with pytest.raises(ValueError, match="could be probabilities or raw scores"):
+        evaluated(function, "binary_crossentropy", YES, units=1)
+    evaluated(function, nn.BCELoss(), YES, units=1)
+    evaluated(function, nn.BCEWithLogitsLoss(), YES, units=1)
+
+
+def test_crossentropy_of_computed_probabilities_is_theirs():
+    def function(x):
+        return (x.softmax(-1) + (3 * x).softmax(-1)) / 2
+
+    p = Ends(3, function)(X)
+    _, result = evaluated(function, "sparse_categorical_crossentropy", LABELS, metrics=[])
+    assert result == pytest.approx(F.nll_loss(p.log(), LABELS).item(), rel=1e-5)
 
 
 def test_soft_labels_are_taken_as_they_are():

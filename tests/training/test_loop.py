@@ -332,3 +332,30 @@ def test_nan_loss_trains_on_when_not_strict():
     model = dl.Model(nn.Linear(3, 1))
     model.compile("sgd", lambda p, y: ((p - y) ** 2).mean() * float("nan"), strict=False)
     assert np.isnan(model.fit(X, Y, epochs=2, verbose=0).history["loss"]).tolist() == [True, True]
+
+
+def test_evaluating_amid_an_epoch_leaves_the_sums_of_the_epoch_alone():
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+
+    class Evaluates(dl.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.evaluate(x[:5], y[:5], verbose=0)
+
+    histories = []
+    for callbacks in ([], [Evaluates()]):
+        dl.seed(0)
+        model = dl.Sequential([dl.Dense(3, activation="softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy", "f1_score"])
+        histories.append(model.fit(x, y, 4, 2, verbose=0, callbacks=callbacks).history)
+    assert str(histories[0]) == str(histories[1])
+
+
+def test_compile_while_fit_runs_is_refused():
+    class Compiles(dl.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.compile("adam", "mse")
+
+    model = dl.Model(torch.nn.Linear(4, 3))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="compile was called while fit runs"):
+        model.fit(torch.randn(8, 4), torch.randn(8, 3), 2, verbose=0, callbacks=[Compiles()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -89,3 +90,44 @@ def test_header_says_what_will_be_done(capsys):
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "training on cpu: 9 samples, 2 steps × 2 epochs, validating on 9"
     assert [line.split(" · ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+
+
+def table(columns: str) -> pd.DataFrame:
+    return pd.DataFrame({name: X[:, "abcd".index(name)].numpy() for name in columns})
+
+
+def test_tables_of_targets_are_matched_by_their_columns_too():
+    model = dl.Model(nn.Linear(4, 2))
+    model.compile("sgd", "mse")
+    model.fit(table("abcd"), table("ab"), verbose=0)
+    straight = model.evaluate(table("abcd"), table("ab"), verbose=0)
+    assert model.evaluate(table("dcba"), table("ba"), verbose=0) == straight
+    with pytest.raises(ValueError, match="y is a table of other columns"):
+        model.evaluate(table("abcd"), table("bc"), verbose=0)
+
+
+def test_weights_that_are_zero_in_one_part_of_a_split_are_refused():
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    weights = torch.ones(9)
+    weights[6:] = 0
+    with pytest.raises(ValueError, match="every sample of the validation part"):
+        model.fit(X, Y, sample_weight=weights, validation_split=0.3, verbose=0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_class_weight_of_soft_binary_targets_is_refused(stream):
+    model = dl.Model(nn.Linear(4, 1))
+    model.compile("sgd", "binary_crossentropy")
+    soft = torch.rand(9)
+    data = ([(X, soft)],) if stream else (X, soft)
+    with pytest.raises(ValueError, match="not one class a sample"):
+        model.fit(*data, class_weight={0: 1.0, 1: 2.0}, verbose=0)
+
+
+def test_monitors_of_a_validation_that_never_runs_are_refused():
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    stop = dl.callbacks.EarlyStopping(monitor="val_loss")
+    with pytest.raises(ValueError, match="val_loss"):
+        model.fit(X, Y, 9, 2, 0, [stop], validation_data=(X, Y), validation_freq=3)
