@@ -325,7 +325,7 @@ class Model(nn.Module):
             rows = validation_batch_size or prepare.rows_per_pass(validation, batch_size)
             validation.batching(rows, False, 0, state.device, steps=validation_steps)
         self.history = history = History()
-        hooks = self._connect([history, *as_list(callbacks)], verbose, epochs, source.steps)
+        hooks = self._connect([*as_list(callbacks), history], verbose, epochs, source.steps)
         ever = (
             validation is not None and epochs // validation_freq > initial_epoch // validation_freq
         )
@@ -675,7 +675,7 @@ class Model(nn.Module):
     def _connect(
         self, callbacks: Sequence[Any], verbose: int | str, epochs: int, steps: int | None
     ) -> list[Callback]:
-        """Callbacks in Keras's order: history first, then the user's; the bar is last."""
+        """In Keras's order: the user's, then the history of what they left in the logs, the bar."""
         hooks = [get_callback(spec) for spec in callbacks]
         bar = ProgressBar(verbose)
         if verbose != 0 and not any(isinstance(hook, ProgressBar) for hook in hooks):

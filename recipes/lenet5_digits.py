@@ -9,7 +9,7 @@ References, in the same run: the same network and training as a hand-written PyT
 support-vector machine on the raw pixels. Chosen by 4-fold cross-validation inside the training part
 (0.9911; half as much movement 0.9859, 50 epochs 0.9926 in 1.7 times the time).
 
-    python recipes/lenet5_digits.py        (about 33 s; 15 of them are easydl)
+    python recipes/lenet5_digits.py        (about 33 s on two cores, 15 of them easydl)
 
 Measured on the 450 test digits, mean of 3 seeds: easydl 0.9948, plain PyTorch 0.9904; SVM 0.9889.
 """

@@ -96,7 +96,6 @@ def test_checkpoint_of_the_best_epoch_can_be_loaded(tmp_path):
         assert (mine == theirs).all()
 
 
-@pytest.mark.xfail(strict=True, reason="fit puts the History before the user's callbacks")
 def test_the_learning_rate_is_that_of_the_schedule_and_stands_in_the_history():
     model = compiled()
     halve = callbacks.LearningRateScheduler(lambda epoch: 0.5 / 2**epoch)
