@@ -111,6 +111,7 @@ class Model(nn.Module):
         device: str | torch.device = "auto",
         precision: str = "float32",
         jit: bool = False,
+        steps_per_execution: int | str = "auto",
         clip_norm: float | None = None,
         clip_value: float | None = None,
         accumulate: int = 1,
@@ -130,7 +131,10 @@ class Model(nn.Module):
             weighted_metrics: the same, with sample and class weights applied.
             device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
             precision: ``"float32"``, or mixed ``"bfloat16"`` or ``"float16"`` by autocast.
-            jit: compile loss and network by ``torch.compile``; falls back aloud.
+            jit: compile whole training steps by ``torch.compile``, once, in some 10 s; falls back
+                aloud.
+            steps_per_execution: with ``jit``, how many steps one call runs; batch hooks run, and
+                nan is found, once a call.
             clip_norm: largest norm of all gradients together.
             clip_value: largest size of each gradient entry.
             accumulate: batches per weight update, as one batch of their joint size.
@@ -143,7 +147,7 @@ class Model(nn.Module):
         """
         compiled = Compiled(
             optimizer, loss, metrics, weighted_metrics, loss_weights, device, precision, jit,
-            clip_norm, clip_value, accumulate, schedule, strict,
+            steps_per_execution,            clip_norm, clip_value, accumulate, schedule, strict,
         )  # fmt: skip
         if self.is_built:
             self.to(compiled.device)
@@ -217,7 +221,7 @@ class Model(nn.Module):
     def penalty(self) -> Tensor:
         """The regularisers' sum: of the weights, and of the activities of the last forward pass."""
         state = self._compiled
-        terms = [regularizer(parameter) for parameter, regularizer in state.penalties]
+        terms = [regularizer(getattr(layer, name)) for layer, name, regularizer in state.penalties]
         for layer in state.active:
             terms.append(layer.activity_penalty)
             layer.activity_penalty = None  # a tensor with a graph could not be copied or pickled
@@ -334,6 +338,7 @@ class Model(nn.Module):
             prepare.say_what_will_be_done(self, source, validation, epochs - initial_epoch)
         self.stop_training = False
         state.trained = self._has_learned = True
+        state.speaks = verbose != 0
         run_epochs(self, source, validation, hooks, epochs, initial_epoch, validation_freq)
         return history
 

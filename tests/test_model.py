@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import itertools
 import os
@@ -815,7 +814,7 @@ def test_compute_loss_of_ones_own_may_use_the_compiled_one():
     assert history["size"][-1] < history["size"][0]
 
 
-# -- precision and jit -----------------------------------------------------------------------------
+# -- precision -------------------------------------------------------------------------------------
 
 
 def test_precision_bfloat16_trains_nearly_as_float32():
@@ -832,49 +831,6 @@ def test_precision_bfloat16_keeps_weights_and_predictions_in_float32():
     model.fit(X, LABELS, verbose=0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.predict(X).dtype == np.float32
-
-
-def test_jit_trains_as_eager_does(monkeypatch):
-    # The real backend takes minutes of compiling: see the slow test.
-    calls = []
-
-    def backend(graph, inputs):
-        calls.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    for make, y in ((classifier, LABELS), (regressor, NUMBERS)):
-        eager, jitted = make(), make(jit=True)
-        arguments = {"batch_size": 8, "epochs": 2, "validation_split": 0.2}
-        expected = fitted(eager, X, y, **arguments).history
-        assert fitted(jitted, X, y, **arguments).history == expected
-        assert equal(eager, jitted)
-        twin = copy.deepcopy(jitted)
-        fitted(twin, X, y, **arguments)
-        assert equal(eager, jitted) and not equal(twin, jitted)
-    assert calls
-
-
-def test_jit_falls_back_aloud_when_torch_cannot_compile(monkeypatch):
-    def backend(graph, inputs):
-        raise RuntimeError("no such luck")
-
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    eager, jitted = classifier(), classifier(jit=True)
-    fitted(eager, epochs=2)
-    with pytest.warns(UserWarning, match=r"(?s)cannot be compiled.*no such luck.*eagerly"):
-        fitted(jitted, epochs=2)
-    assert equal(eager, jitted)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_jit_trains_to_about_the_same_losses_by_torchs_compiler():
-    eager, jitted = classifier(), classifier(jit=True)
-    expected = fitted(eager, X, LABELS, 8, 3, validation_split=0.2).history
-    history = fitted(jitted, X, LABELS, 8, 3, validation_split=0.2).history
-    for name, values in expected.items():
-        np.testing.assert_allclose(history[name], values, rtol=1e-4)
 
 
 # -- looking at it ---------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from easydl.errors import (
     check_flag,
     check_positive_int,
     did_you_mean,
-    warn_user,
 )
 from easydl.training.heads import Head, ending_of
 
@@ -46,6 +45,7 @@ class Compiled:
         device: str | torch.device,
         precision: str,
         jit: bool,
+        steps_per_execution: int | str,
         clip_norm: float | None,
         clip_value: float | None,
         accumulate: int,
@@ -65,6 +65,14 @@ class Compiled:
             raise ValueError(did_you_mean("precision", precision, PRECISIONS))
         self.precision = precision
         self.jit, self.strict = check_flag("jit", jit), check_flag("strict", strict)
+        if steps_per_execution != "auto":
+            count = check_positive_int("steps_per_execution", steps_per_execution)
+            if not jit and count > 1:
+                raise ValueError(
+                    f"steps_per_execution={steps_per_execution} was given without jit=True; "
+                    "expected both: only compiled steps can run together."
+                )
+        self.steps_per_execution = steps_per_execution
         for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
             if value is not None:
                 check_between(name, value, 0, math.inf, ends="()")
@@ -79,13 +87,14 @@ class Compiled:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         self.loss_is_free_to_read = self.device.type == "cpu"
         self.trained = False
+        self.speaks = False  # whether fit prints
         self.forget_parameters()
 
     def forget_parameters(self) -> None:
         """Back to the state before any parameter was known; the optimizer starts anew."""
         self.optimizer: Any = None
         self.parameters: list[nn.Parameter] = []
-        self.penalties: list[tuple[nn.Parameter, Any]] = []
+        self.penalties: list[tuple[nn.Module, str, Any]] = []
         self.constraints: list[tuple[nn.Parameter, Any]] = []
         self.active: list[nn.Module] = []
         self.step_scheduler: Any = None
@@ -115,7 +124,7 @@ class Compiled:
         self.parameters = list(model.parameters())
         modules = list(model.modules())
         self.penalties = [
-            (getattr(module, name), regularizer)
+            (module, name, regularizer)
             for module in modules
             for name, regularizer in getattr(module, "penalties", ())
         ]
@@ -205,10 +214,7 @@ class Compiled:
         self, model: Model, x: Any, y: Any, w: Tensor | None
     ) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """The model's ``compute_loss``, with its named parts in one dict that starts with loss."""
-        function = model.compute_loss
-        if self.jit:
-            function = self._jitted(model)
-        result = function(x, y, w)
+        result = model.compute_loss(x, y, w)
         if type(result) is not tuple or not 2 <= len(result) <= 3 or not is_scalar(result[0]):
             raise TypeError(
                 f"compute_loss of {type(model).__name__} returned {result!r:.120}; expected "
@@ -218,26 +224,6 @@ class Compiled:
         loss, outputs = result[:2]
         parts = {"loss": loss} | (result[2] if len(result) == 3 else {})
         return loss, outputs, parts
-
-    def _jitted(self, model: Model) -> Any:
-        if self.jitted is None:
-            compiled = torch.compile(model.compute_loss)
-
-            def first_call(x: Any, y: Any, w: Any) -> Any:
-                try:
-                    result = compiled(x, y, w)
-                    self.jitted = compiled
-                except Exception as error:
-                    warn_user(
-                        f"jit=True: this model cannot be compiled by torch ({str(error)[:200]}); "
-                        "training goes on eagerly.",
-                    )
-                    self.jitted = model.compute_loss
-                    result = model.compute_loss(x, y, w)
-                return result
-
-            return first_call
-        return self.jitted
 
 
 def start_fused_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,15 +46,15 @@ def run_epochs(
                 callback.on_train_begin({})
         for epoch in range(initial_epoch, epochs):
             logs, meter = {}, Meter(state.heads)
-            passes: list[tuple[Any, Any, str]] = []
+            passes: list[tuple[Any, str]] = []
             if train is not None:
                 for callback in callbacks:
                     callback.on_epoch_begin(epoch, {})
                 sync_trainable(model)
-                passes.append((train, train_step, "train"))
+                passes.append((train, "train"))
             if validation is not None and (epoch + 1) % validation_freq == 0:
-                passes.append((validation, test_step, "test"))
-            for source, step, kind in passes:
+                passes.append((validation, "test"))
+            for source, kind in passes:
                 learning = kind == "train"
                 model.train(learning)
                 meter.reset()
@@ -64,14 +64,16 @@ def run_epochs(
                     for callback in callbacks:
                         callback.on_test_begin({})
                 with torch.set_grad_enabled(learning):
-                    for batch, (x, y, w) in enumerate(source.epoch(epoch)):
+                    batch = 0
+                    for x, y, w, step, count in steps_of(model, source, epoch, learning):
                         position = f"epoch {epoch + 1}, batch {batch + 1}"
                         for hook in begin:
                             hook(batch, {})
                         parts, outputs = step(model, x, y, w)
                         meter.add(parts, len(leaves(x)[0]), outputs, y, w)
+                        batch += count
                         for hook in end:
-                            hook(batch, running)
+                            hook(batch - 1, running)
                         if model.stop_training and learning:
                             break
                     if learning and state.waiting_batches:
@@ -117,6 +119,20 @@ def run_epochs(
             for callback in callbacks:
                 callback.on_train_end(logs)
     return logs
+
+
+def steps_of(
+    model: Model, source: Any, epoch: int, learning: bool
+) -> Iterator[tuple[Any, Any, Any, Callable, int]]:
+    """``(x, y, w, step, count)``: a batch, what is done with it, and how many batches it joins."""
+    state = model._compiled
+    if learning and state.jit:
+        from easydl.training.jit import Jit
+
+        state.jitted = state.jitted or Jit(model)
+        return state.jitted.epoch(source.epoch(epoch), source.steps)
+    step = train_step if learning else test_step
+    return ((x, y, w, step, 1) for x, y, w in source.epoch(epoch))
 
 
 def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable], list[Callable]]:

@@ -68,7 +68,8 @@ def update_weights(model: Model) -> None:
     if state.constraints:
         with torch.no_grad():
             for parameter, constraint in state.constraints:
-                parameter.copy_(constraint(parameter))
+                if parameter.requires_grad:
+                    parameter.copy_(constraint(parameter))
     if state.step_scheduler is not None and scaler.get_scale() >= scale:
         state.step_scheduler.step()  # a step skipped for float16's overflow does not count
     state.waiting_batches = state.waiting_rows = 0

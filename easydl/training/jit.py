@@ -1,0 +1,329 @@
+"""``compile(jit=True)``: several training steps in one call of code that ``torch.compile`` made.
+
+The step of ``step.py`` is written here once more as a function of weights, buffers and optimizer
+state, because only so can one graph hold the forward pass, the gradients and the updates of many
+batches. The numbers are those of the eager step to float tolerance, random ones included. What
+does not fit the graph (a ragged last batch, a first step that makes the optimizer's state) is done
+by the eager step; a model that torch cannot compile is trained eagerly, aloud.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import itertools
+import math
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.func import functional_call, grad_and_value
+from torch.optim import adadelta, adagrad, adam, adamax, nadam, radam, rmsprop, sgd
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from easydl import losses
+from easydl.data.convert import leaves, map_tree
+from easydl.errors import warn_user
+from easydl.training.fused import is_watched
+from easydl.training.step import NotFinite, train_step
+
+if TYPE_CHECKING:
+    from easydl.model import Model
+
+#: torch's own update of each optimizer, and the tensors that it keeps for a parameter, in order
+UPDATES: dict[type, tuple[Callable, tuple[str, ...]]] = {
+    optim.SGD: (sgd.sgd, ("momentum_buffer",)),
+    optim.Adam: (adam.adam, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")),
+    optim.AdamW: (adam.adam, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")),
+    optim.RMSprop: (rmsprop.rmsprop, ("square_avg", "grad_avg", "momentum_buffer", "step")),
+    optim.Adagrad: (adagrad.adagrad, ("sum", "step")),
+    optim.Adadelta: (adadelta.adadelta, ("square_avg", "acc_delta", "step")),
+    optim.Adamax: (adamax.adamax, ("exp_avg", "exp_inf", "step")),
+    optim.NAdam: (nadam.nadam, ("exp_avg", "exp_avg_sq", "mu_product", "step")),
+    optim.RAdam: (radam.radam, ("exp_avg", "exp_avg_sq", "step")),
+}
+SMALL = 5e6  # multiply-adds of a step below which its Python costs more than its numbers
+
+
+class Objective(nn.Module):
+    """``compute_loss`` as a forward pass, which ``functional_call`` can give other weights."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Any, y: Any, w: Tensor | None) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        state = self.model._compiled
+        with state.autocast:
+            return state.compute_loss(self.model, x, y, w)
+
+
+class Jit:
+    """The compiled steps of one model.
+
+    A call holds ``steps_per_execution`` of them; ``"auto"``: 16 where a step is small, else 1.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.objective = Objective(model)
+        self.flags: list[bool] = []  # which parameters could learn when they were last looked at
+        self.trained: list[str] = []
+        self.size = 0  # rows of a batch that fits
+        self.work = 0.0  # multiply-adds of one step
+        self.names: dict[nn.Parameter, str] = {}
+        self.together = 1
+        self.failed = False
+        self.ready: Any = None
+        # A code object of its own, because torch counts recompilations by code object.
+        run = types.FunctionType(type(self)._run.__code__.replace(), globals())
+        options = {"fallback_random": True, "cpp_wrapper": model._compiled.device.type == "cpu"}
+        compiled: Any = torch.compile(run, fullgraph=True, dynamic=False, options=options)
+        self.compiled = functools.partial(compiled, self)
+
+    # -- which batches go where -----------------------------------------------------------------
+
+    def epoch(
+        self, batches: Iterable[Any], steps: int | None
+    ) -> Iterator[tuple[Any, Any, Any, Callable, int]]:
+        """``(x, y, w, step, count)``: ``count`` batches joined for the compiled step, or one."""
+        state, batches = self.model._compiled, iter(batches)
+        flags = [parameter.requires_grad for parameter in state.parameters]
+        if flags != self.flags and not self.failed:
+            for x, y, w in itertools.islice(batches, state.accumulate):
+                yield x, y, w, self._first_step, 1
+            self.flags = flags
+            self._look(steps)
+        while not self.failed:
+            group = list(itertools.islice(batches, self.together))
+            sizes = {len(leaves(x)[0]) for x, _, _ in group}
+            if len(group) == self.together and sizes == {self.size} and not state.waiting_batches:
+                x, y, w = (joined(list(trees)) for trees in zip(*group))
+                yield x, y, w, self.step, self.together
+            elif group:
+                for x, y, w in group:
+                    yield x, y, w, train_step, 1
+            else:
+                return
+        for x, y, w in batches:
+            yield x, y, w, train_step, 1
+
+    def _first_step(self, model: Model, x: Any, y: Any, w: Any) -> tuple[dict[str, Tensor], Any]:
+        """An eager step that counts its multiply-adds."""
+        self.size = len(leaves(x)[0])
+        with FlopCounterMode(display=False) as counter:
+            result = train_step(model, x, y, w)
+        self.work = counter.get_total_flops() / 2
+        return result
+
+    def _look(self, steps: int | None) -> None:
+        """After eager steps: which parameters learn, what the optimizer keeps of them."""
+        reason = self._obstacle()
+        if reason:
+            self._give_up(reason)
+            return
+        named = dict(self.objective.named_parameters())
+        self.trained = [n for n, p in named.items() if p.requires_grad and p.grad is not None]
+        self.names = {p: n for n, p in named.items()}
+        state = self.model._compiled
+        together = state.steps_per_execution
+        if together == "auto":
+            together = 16 if self.work < SMALL else 1
+        together = min(together, max((steps or together) - state.accumulate, 1))
+        self.together = -(-int(together) // state.accumulate) * state.accumulate
+
+    def _obstacle(self) -> str | None:
+        state = self.model._compiled
+        if type(state.optimizer) not in UPDATES:
+            return f"{type(state.optimizer).__name__} has no compiled form"
+        if is_watched(state.optimizer):
+            return "the optimizer has hooks"
+        if state.scaler.is_enabled():
+            return "precision='float16' may skip steps"
+        if getattr(state.step_scheduler, "cycle_momentum", False):
+            return "the schedule moves the momentum, too"
+        return None
+
+    def _give_up(self, reason: str) -> None:
+        self.failed = True
+        warn_user(f"jit=True: {reason:.200}; training goes on eagerly.")
+
+    # -- the compiled step ----------------------------------------------------------------------
+
+    def step(self, model: Model, x: Any, y: Any, w: Any) -> tuple[dict[str, Tensor], Any]:
+        """Train on ``together`` batches of ``size`` rows in one call; losses are their means."""
+        state = model._compiled
+        if self.ready != (self.together, self.size) and not self._compiles(x, y, w):
+            return self._eagerly(x, y, w)
+        with torch.no_grad():
+            values, outputs = self.compiled(*self._arguments(), self._rates(), x, y, w)
+        shares = self._shares(y)
+        parts = {name: (value * shares).sum() for name, value in values.items()}
+        if state.loss_is_free_to_read and state.strict and not math.isfinite(parts["loss"].item()):
+            raise NotFinite(parts["loss"].item())
+        return parts, outputs
+
+    def say(self, text: str) -> None:
+        if self.model._compiled.speaks:
+            tqdm.write(text)
+
+    def _compiles(self, x: Any, y: Any, w: Any) -> bool:
+        """Compile by a first call on copies, so that a failure leaves no trace."""
+        self.say(f"jit: compiling {self.together} training steps into one call, once …")
+        start = time.perf_counter()
+        state = self.model._compiled
+        updates, groups = self.together // state.accumulate, len(state.optimizer.param_groups)
+        rates = torch.zeros(updates, groups, dtype=torch.float64, device=state.device)
+        copies = copy.deepcopy(self._arguments())
+        try:
+            with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch's compiler, about itself
+                self.compiled(*copies, rates, x, y, w)
+        except Exception as error:
+            self._give_up(f"torch cannot compile this model ({str(error).strip()[:120]})")
+            return False
+        self.ready = (self.together, self.size)
+        self.say(f"jit: compiled in {time.perf_counter() - start:.1f} s")
+        return True
+
+    def _eagerly(self, x: Any, y: Any, w: Any) -> tuple[dict[str, Tensor], Any]:
+        results = []
+        for k in range(self.together):
+            cut = slice(k * self.size, (k + 1) * self.size)
+            results.append(train_step(self.model, *(part_of(tree, cut) for tree in (x, y, w))))
+        shares = self._shares(y)
+        values = {name: torch.stack([r[0][name] for r in results]) for name in results[0][0]}
+        parts = {name: (value * shares).sum() for name, value in values.items()}
+        return parts, joined([outputs for _, outputs in results])
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """Everything that a step reads and changes, by the parameters' names."""
+        optimizer = self.model._compiled.optimizer
+        keys = UPDATES[type(optimizer)][1]
+        fixed = {name: p.detach() for name, p in self.objective.named_parameters()}
+        trained = {name: fixed.pop(name) for name in self.trained}
+        kept = {
+            name: {k: optimizer.state[p][k] for k in keys if k in optimizer.state[p]}
+            for p, name in self.names.items()
+            if name in trained
+        }
+        groups = [
+            (
+                [self.names[p] for p in group["params"] if self.names[p] in trained],
+                {k: v for k, v in group.items() if k not in ("params", "lr")},
+            )
+            for group in optimizer.param_groups
+        ]
+        buffers = {name: buffer.detach() for name, buffer in self.objective.named_buffers()}
+        return trained, fixed, buffers, kept, groups
+
+    def _rates(self) -> Tensor:
+        """The learning rates of the updates to come, (updates, groups); moves the schedule on."""
+        state = self.model._compiled
+        rates = []
+        for _ in range(self.together // state.accumulate):
+            rates.append([float(group["lr"]) for group in state.optimizer.param_groups])
+            if state.step_scheduler is not None:
+                state.step_scheduler.step()
+        return torch.tensor(rates, dtype=torch.float64, device=state.device)
+
+    def _shares(self, y: Any) -> Tensor | float:
+        """How much each batch's mean counts in the mean of all."""
+        heads = self.model._compiled.heads
+        if len(heads) == 1 and heads[0].counts_by_target:
+            counts = [losses.denominator(heads[0].loss, part) for part in y.split(self.size)]
+            if None not in counts:
+                total = torch.stack(counts)  # type: ignore[arg-type]
+                return total / total.sum()
+        return 1 / self.together
+
+    def _run(
+        self, trained: Any, fixed: Any, buffers: Any, kept: Any, groups: Any, rates: Tensor,
+        x: Any, y: Any, w: Any,
+    ) -> tuple[dict[str, Tensor], Any]:  # fmt: skip
+        """What is compiled: every step from the forward pass to the changed weights."""
+        state, objective, size = self.model._compiled, self.objective, self.size
+
+        def loss_of(trained: Any, buffers: Any, x: Any, y: Any, w: Any) -> Any:
+            loss, outputs, parts = functional_call(objective, (trained, fixed, buffers), (x, y, w))
+            return loss, (outputs, parts)
+
+        gradient = grad_and_value(loss_of, has_aux=True)
+        # 1 - beta ** step loses five digits in float32; the eager step computes it in Python.
+        steps = {name: values["step"] for name, values in kept.items() if "step" in values}
+        kept = {
+            name: values | {"step": steps[name].double()} if name in steps else values
+            for name, values in kept.items()
+        }
+        losses_by_name: dict[str, list[Tensor]] = {}
+        all_outputs = []
+        sums: dict[str, Tensor] = {}
+        for k in range(self.together):
+            cut = slice(k * size, (k + 1) * size)
+            batch = [part_of(tree, cut) for tree in (x, y, w)]
+            gradients, (_, (outputs, parts)) = gradient(trained, buffers, *batch)
+            all_outputs.append(outputs)
+            for name, value in parts.items():
+                losses_by_name.setdefault(name, []).append(value)
+            first = k % state.accumulate == 0
+            sums = gradients if first else {n: sums[n] + g for n, g in gradients.items()}
+            if (k + 1) % state.accumulate == 0:
+                if state.accumulate > 1:
+                    sums = {name: g / state.accumulate for name, g in sums.items()}
+                update(state, trained, sums, kept, groups, rates[k // state.accumulate])
+                for parameter, constraint in state.constraints:
+                    if self.names[parameter] in trained:
+                        weight = trained[self.names[parameter]]
+                        weight.copy_(constraint(weight))
+        for name, step in steps.items():
+            step.copy_(kept[name]["step"])
+        return (
+            {name: torch.stack(values) for name, values in losses_by_name.items()},
+            joined(all_outputs),
+        )
+
+
+def part_of(tree: Any, rows: slice) -> Any:
+    return map_tree(lambda t: t[rows], tree)
+
+
+def joined(trees: list) -> Any:
+    """Trees of one form as one, rows after rows."""
+    if len(trees) == 1 or trees[0] is None:
+        return trees[0]
+    columns = iter([torch.cat(parts) for parts in zip(*map(leaves, trees))])
+    return map_tree(lambda _: next(columns), trees[0])
+
+
+def update(
+    state: Any, weights: dict, gradients: dict, kept: dict, groups: list, rates: Tensor
+) -> None:
+    """Clip and step as ``step.update_weights`` does, by torch's own functions."""
+    kernel, keys = UPDATES[type(state.optimizer)]
+    allowed = inspect.signature(kernel).parameters
+    if state.clip_norm is not None:
+        norm = nn.utils.get_total_norm(list(gradients.values()))
+        factor = (state.clip_norm / (norm + 1e-6)).clamp(max=1)
+        gradients = {name: g * factor for name, g in gradients.items()}
+    if state.clip_value is not None:
+        limit = state.clip_value
+        gradients = {name: g.clamp(-limit, limit) for name, g in gradients.items()}
+    for (names, group), rate in zip(groups, rates):
+        options = {k: v for k, v in group.items() if k in allowed}
+        options |= {"foreach": False, "lr": rate}
+        if "betas" in group:
+            options["beta1"], options["beta2"] = group["betas"]
+        if "capturable" in allowed:
+            options["capturable"] = True
+        if "fused" in allowed:
+            options["fused"] = False
+        columns = [[kept[n][k] for n in names if k in kept[n]] for k in keys]
+        if type(state.optimizer) is optim.SGD:
+            columns = [[kept[n].get("momentum_buffer") for n in names]]
+        kernel([weights[n] for n in names], [gradients[n] for n in names], *columns, **options)

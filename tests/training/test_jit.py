@@ -1,0 +1,336 @@
+"""Compiled steps end where eager steps end, to float tolerance, dropout included."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+
+import easydl as dl
+
+N, CLASSES = 43, 3  # with batches of 4: ten full ones and one of three rows
+X = torch.linspace(-2, 2, N * 5).sin().reshape(N, 5)
+LABELS = torch.arange(N) * 7 % CLASSES
+NUMBERS = X[:, :1] * X[:, 1:2]
+WEIGHTS = torch.linspace(0.1, 2, N)
+SCHEDULES = dl.optimizers.schedules
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Steps made one graph by torch, which runs it as it is: inductor takes seconds for each."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def compiler(function, options, **named):
+        return torch._dynamo.optimize(backend, nopython=True, dynamic=False)(function)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    torch.set_num_threads(1)
+    return graphs
+
+
+def network():
+    return dl.Sequential([
+        dl.Dense(6, "tanh", kernel_regularizer="l2", bias_constraint="non_neg"),
+        dl.Dropout(0.3),
+        dl.BatchNormalization(),
+        dl.Dense(CLASSES, "softmax"),
+    ])  # fmt: skip
+
+
+def fitted(make, x=X, y=LABELS, jit=False, compiling=None, fitting=None, loss=None, metrics=()):
+    dl.seed(3)
+    model = make()
+    compiling = {"optimizer": "sgd"} | (compiling or {})
+    loss = loss or "sparse_categorical_crossentropy"
+    model.compile(**compiling, loss=loss, metrics=list(metrics), jit=jit)
+    fitting = {"batch_size": 4, "epochs": 3, "verbose": 0} | (fitting or {})
+    return model, model.fit(x, y, **fitting).history
+
+
+def same(graphs, make=network, steps=4, **given):
+    """Fit both ways and compare every weight, statistic and number of the history."""
+    eager, expected = fitted(make, **copy.deepcopy(given))
+    given["compiling"] = given.get("compiling", {}) | {"steps_per_execution": steps}
+    model, history = fitted(make, jit=True, **given)
+    assert graphs, "nothing was compiled"
+    for (name, mine), theirs in zip(model.state_dict().items(), eager.state_dict().values()):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-6, msg=name)
+    assert history.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, rtol=2e-5, err_msg=name)
+    return model
+
+
+OPTIMIZERS = {
+    "sgd": optim.SGD,
+    "momentum": functools.partial(optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01),
+    "nesterov": functools.partial(optim.SGD, lr=0.05, momentum=0.9, nesterov=True),
+    "adam": optim.Adam,
+    "amsgrad": functools.partial(optim.Adam, lr=0.02, amsgrad=True, weight_decay=0.1),
+    "adamw": functools.partial(optim.AdamW, lr=0.02, weight_decay=0.1),
+    "rmsprop": functools.partial(optim.RMSprop, lr=0.01, momentum=0.5, centered=True),
+    "adagrad": functools.partial(optim.Adagrad, lr=0.05, lr_decay=0.01),
+    "adadelta": functools.partial(optim.Adadelta, lr=0.5, weight_decay=0.01),
+    "adamax": functools.partial(optim.Adamax, lr=0.02),
+    "nadam": functools.partial(optim.NAdam, lr=0.02),
+    "radam": functools.partial(optim.RAdam, lr=0.02),
+    "by name": "rmsprop",
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_jit_every_optimizer(traced, name):
+    model = same(traced, compiling={"optimizer": OPTIMIZERS[name]})
+    assert len(traced) == 1  # neither the ragged batch nor the next epochs compile again
+    assert model.optimizer.param_groups[0]["params"][0] is next(model.parameters())
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        SCHEDULES.ExponentialDecay(0.1, 7, 0.6),
+        SCHEDULES.CosineDecay(0.1, 20, warmup_target=0.2, warmup_steps=5),
+        SCHEDULES.PiecewiseConstantDecay([5, 13], [0.1, 0.05, 0.01]),
+        SCHEDULES.InverseTimeDecay(0.1, 5, 0.5),
+        SCHEDULES.PolynomialDecay(0.1, 25),
+        SCHEDULES.CosineDecayRestarts(0.1, 9),
+        SCHEDULES.OneCycle(0.1, 33),
+        functools.partial(optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_jit_every_schedule(traced, schedule):
+    given = {"compiling": {"optimizer": dl.optimizers.SGD(schedule)}}
+    if isinstance(schedule, functools.partial):
+        given = {"compiling": {"optimizer": "sgd", "schedule": schedule}}
+    model = same(traced, **given)
+    eager, _ = fitted(network, **given)
+    assert model.learning_rate == eager.learning_rate
+    assert len(traced) == 1
+
+
+CASES = {
+    "clip_norm": {"compiling": {"clip_norm": 0.05}},
+    "clip_value": {"compiling": {"clip_value": 0.02}},
+    "accumulate": {"compiling": {"accumulate": 3}},
+    "accumulate, clip, schedule": {
+        "compiling": {
+            "accumulate": 2,
+            "clip_norm": 0.1,
+            "optimizer": dl.optimizers.Adam(SCHEDULES.ExponentialDecay(0.01, 3, 0.8)),
+        }
+    },
+    "bfloat16": {"compiling": {"precision": "bfloat16"}},
+    "sample_weight": {"fitting": {"sample_weight": WEIGHTS}},
+    "class_weight": {"fitting": {"class_weight": "balanced"}},
+    "validation": {"fitting": {"validation_split": 0.3}},
+    "one step": {"steps": 1},
+    "all steps": {"steps": 99},
+    "metrics": {"metrics": ["accuracy", "f1_score", dl.metrics.TopKCategoricalAccuracy(2)]},
+    "weighted metrics": {
+        "compiling": {"weighted_metrics": ["accuracy"]},
+        "fitting": {"sample_weight": WEIGHTS},
+    },
+    "ignored labels": {
+        "make": lambda: dl.Model(nn.Linear(5, CLASSES)),
+        "loss": nn.CrossEntropyLoss(ignore_index=1),
+    },
+    "weighted classes": {
+        "make": lambda: dl.Model(nn.Linear(5, CLASSES)),
+        "loss": nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0])),
+    },
+    "a list of batches": {
+        "x": [(X[i : i + 4], LABELS[i : i + 4]) for i in range(0, N, 4)],
+        "y": None,
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_jit_is_as_eager(traced, case):
+    same(traced, **CASES[case])
+
+
+class TwoHeads(dl.Model):
+    def __init__(self):
+        super().__init__()
+        self.classes, self.number = nn.Linear(5, CLASSES), nn.Linear(5, 1)
+
+    def forward(self, x):
+        return {"classes": self.classes(x), "number": self.number(x)}
+
+
+def test_jit_of_several_outputs(traced):
+    same(
+        traced,
+        TwoHeads,
+        y={"classes": LABELS, "number": NUMBERS},
+        loss={"classes": "sparse_categorical_crossentropy", "number": "mse"},
+        compiling={"loss_weights": {"classes": 2.0, "number": 0.5}},
+    )
+
+
+class Autoencoder(dl.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(5, 2), nn.Linear(2, 5)
+
+    def forward(self, x):
+        return self.outer(self.inner(x))
+
+    def compute_loss(self, x, y, sample_weight=None):
+        outputs = self(x + 0.1 * torch.randn_like(x))
+        error, size = (outputs - x).square().mean(), self.inner(x).square().mean()
+        return error + size, outputs, {"error": error, "size": size}
+
+
+def test_jit_of_a_loss_of_ones_own(traced):
+    same(traced, Autoencoder, y=None)
+
+
+def test_jit_of_an_activity_penalty(traced):
+    def make():
+        return dl.Sequential([dl.Dense(4, "relu", activity_regularizer="l1"), dl.Dense(1)])
+
+    same(traced, make, y=NUMBERS, loss="mse")
+
+
+def test_jit_sees_what_is_frozen_and_freed_between_fits(traced):
+    models = []
+    for jit in (False, True):
+        model, _ = fitted(network, jit=jit)
+        model.layers[0].trainable = False
+        frozen = model.layers[0].weight.clone()
+        model.fit(X, LABELS, 4, 2, verbose=0)
+        assert torch.equal(frozen, model.layers[0].weight)
+        model.layers[0].trainable = True
+        model.fit(X, LABELS, 4, 2, verbose=0)
+        assert not torch.equal(frozen, model.layers[0].weight)
+        models.append(model)
+    for mine, theirs in zip(*(model.state_dict().values() for model in models)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-6)
+
+
+def test_jit_leaves_out_what_has_no_gradient(traced):
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(5, CLASSES), nn.Linear(5, 1)
+
+        def forward(self, x):
+            return self.used(x)
+
+    same(
+        traced,
+        lambda: dl.Model(Partly()),
+        compiling={"optimizer": functools.partial(optim.AdamW, weight_decay=0.1)},
+    )
+
+
+def test_jit_runs_the_batch_hooks_once_a_call(traced):
+    seen = []
+
+    class Sees(dl.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(("begin", batch))
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(("end", batch))
+
+    fitted(
+        network,
+        jit=True,
+        compiling={"steps_per_execution": 4},
+        fitting={"epochs": 1, "callbacks": [Sees()]},
+    )
+    ends = [(0, 0), (1, 4), (5, 8), (9, 9), (10, 10)]
+    assert seen == [pair for a, b in ends for pair in (("begin", a), ("end", b))]
+
+
+def test_jit_stops_at_nan(traced):
+    x = X.clone() * 1e30
+    with pytest.raises(FloatingPointError, match="loss became"):
+        fitted(
+            lambda: dl.Model(nn.Linear(5, 1)), x, NUMBERS, jit=True, loss="mse",
+            compiling={"optimizer": dl.optimizers.SGD(1.0)},
+        )  # fmt: skip
+
+
+def test_jit_of_copies_trains_the_copy(traced):
+    model, _ = fitted(network, jit=True)
+    before = copy.deepcopy(model.state_dict())
+    twin = copy.deepcopy(model)
+    twin.fit(X, LABELS, 4, verbose=0)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
+    assert not torch.equal(twin.layers[0].weight, model.layers[0].weight)
+
+
+class Lengthy(nn.Module):
+    """Reads a number in the middle of the network, which no graph can."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        x = self.linear(x)
+        return x * 2 if x.sum().item() > 0 else x
+
+
+class Own(optim.SGD):
+    """An optimizer that no table knows."""
+
+
+@pytest.mark.parametrize(
+    ("make", "compiling", "reason"),
+    [
+        (lambda: dl.Model(Lengthy()), {}, "torch cannot compile this model"),
+        (network, {"optimizer": Own}, "Own has no compiled form"),
+        (network, {"precision": "float16"}, "may skip steps"),
+        (
+            network,
+            {
+                "optimizer": functools.partial(optim.SGD, momentum=0.9),
+                "schedule": functools.partial(
+                    optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=99
+                ),
+            },
+            "moves the momentum",
+        ),
+    ],
+    ids=["reads a number", "own optimizer", "float16", "momentum"],
+)
+def test_jit_falls_back_aloud_and_equal_to_the_bit(traced, make, compiling, reason):
+    eager, expected = fitted(make, compiling=copy.deepcopy(compiling))
+    with pytest.warns(UserWarning, match=rf"(?s)jit=True: .*{reason}.*eagerly"):
+        model, history = fitted(make, jit=True, compiling=compiling)
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-6)
+    for mine, theirs in zip(model.state_dict().values(), eager.state_dict().values()):
+        assert torch.equal(mine, theirs)
+
+
+def test_steps_per_execution_needs_jit():
+    with pytest.raises(ValueError, match="without jit=True"):
+        network().compile("sgd", "mse", steps_per_execution=8)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_jit_by_torchs_own_compiler(optimizer, capsys):
+    eager, expected = fitted(network, compiling={"optimizer": optimizer})
+    arguments = {"optimizer": optimizer, "steps_per_execution": 4}
+    model, history = fitted(network, jit=True, compiling=arguments, fitting={"verbose": 2})
+    assert "compiled in" in capsys.readouterr().out
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+    for mine, theirs in zip(model.state_dict().values(), eager.state_dict().values()):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-6)
