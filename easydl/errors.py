@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import operator
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +29,8 @@ def short_traceback(function: Function) -> Function:
         try:
             return function(*args, **options)
         except Exception as error:
+            if isinstance(error, TypeError) and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
+                raise TypeError(explained(error, function)) from None
             frames = []
             entry = error.__traceback__
             while entry is not None:
@@ -40,6 +43,21 @@ def short_traceback(function: Function) -> Function:
             raise
 
     return call  # type: ignore[return-value]
+
+
+def explained(error: TypeError, function: Callable) -> str:
+    """The message of a call that does not fit ``function``, with the nearest argument's name."""
+    word = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if word is None:
+        return str(error)
+    names = list(inspect.signature(function).parameters)
+    return did_you_mean(f"argument of {function.__name__}", word[1], names[1:])
+
+
+def listed(names: Iterable[Any], most: int = 200) -> str:
+    """``a, b, c``, cut where it grows too long for a message."""
+    text = ", ".join(map(str, names))
+    return text if len(text) <= most else text[:most].rsplit(",", 1)[0] + ", …"
 
 
 def warn_user(message: str) -> None:
@@ -62,10 +80,7 @@ def did_you_mean(kind: str, given: Any, choices: Iterable[str]) -> str:
     names = sorted(set(choices))
     near = difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    listing = ", ".join(names)
-    if len(listing) > 420:
-        listing = listing[:420].rsplit(",", 1)[0] + ", …"
-    return f"unknown {kind} {str(given)[:60]!r}.{hint} Choose from: {listing}."
+    return f"unknown {kind} {str(given)[:60]!r}.{hint} Choose from: {listed(names, 420)}."
 
 
 def look_up(kind: str, given: str, table: dict[str, Any]) -> Any:

@@ -27,8 +27,8 @@ from easydl.errors import (
 )
 from easydl.training import prepare
 from easydl.training.compiled import Compiled, check_rows
-from easydl.training.loop import batch_hooks, run_epochs
-from easydl.training.step import test_step, train_step, update_weights
+from easydl.training.loop import batch_hooks, not_finite_message, run_epochs
+from easydl.training.step import NotFinite, test_step, train_step, update_weights
 from easydl.training.trainable import hold_frozen_batchnorm, set_trainable, sync_trainable
 
 
@@ -81,13 +81,18 @@ class Model(nn.Module):
             self.register_state_dict_post_hook(_drop_prefix)
             self.register_load_state_dict_pre_hook(_add_prefix)
 
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """The network's outputs."""
+    def forward(self, *inputs: Any, logits: bool = False, **named: Any) -> Any:
+        """The network's outputs; ``logits`` leaves out the module of ``final_activation``."""
         if self.network is None:
             raise NotImplementedError(
                 f"{type(self).__name__} has no forward; expected a method "
                 "forward(self, x) in the subclass, or Model(network)."
             )
+        if logits:
+            (x,) = inputs
+            for layer in list(self.network.children())[:-1]:
+                x = layer(x)
+            return x
         return self.network(*inputs, **named)
 
     def train(self, mode: bool = True) -> Model:
@@ -108,10 +113,10 @@ class Model(nn.Module):
         metrics: Any = None,
         weighted_metrics: Any = None,
         *,
+        steps_per_execution: int | str = "auto",
         device: str | torch.device = "auto",
         precision: str = "float32",
         jit: bool = False,
-        steps_per_execution: int | str = "auto",
         clip_norm: float | None = None,
         clip_value: float | None = None,
         accumulate: int = 1,
@@ -123,18 +128,19 @@ class Model(nn.Module):
         Args:
             optimizer: name, ``easydl.optimizers`` object, ``torch.optim`` class or instance.
             loss: name, torch loss, or callable ``(y_pred, y_true) -> tensor``; a list or dict for
-                several outputs. Crossentropies by name train on the logits, whether the network
-                ends in softmax/sigmoid or in nothing.
+                several outputs. Crossentropies by name train on the logits, whether a
+                ``Sequential`` (easydl's or torch's) ends in softmax/sigmoid or in nothing; of the
+                probabilities of another network they take the clipped logarithm, as Keras does.
             loss_weights: each output's factor in the total, list or dict.
             metrics: names, ``easydl.metrics`` objects or callables; a dict or nested list for
                 several outputs.
             weighted_metrics: the same, with sample and class weights applied.
+            steps_per_execution: with ``jit``, how many steps one call runs; batch hooks run, and
+                nan is found, once a call. ``"auto"``: 16 where a step is small, else 1.
             device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
             precision: ``"float32"``, or mixed ``"bfloat16"`` or ``"float16"`` by autocast.
             jit: compile whole training steps by ``torch.compile``, once, in some 10 s; falls back
                 aloud.
-            steps_per_execution: with ``jit``, how many steps one call runs; batch hooks run, and
-                nan is found, once a call.
             clip_norm: largest norm of all gradients together.
             clip_value: largest size of each gradient entry.
             accumulate: batches per weight update, as one batch of their joint size.
@@ -167,6 +173,12 @@ class Model(nn.Module):
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         value = check_between("learning_rate", value, 0, math.inf, ends="[)")
+        state = self._compiled
+        if state.step_scheduler is not None or state.epoch_scheduler is not None:
+            raise ValueError(
+                f"model.learning_rate = {value:g} was set, but compile has a schedule, which sets "
+                "it anew; expected one of them. Write compile(optimizer=…) with a number."
+            )
         for group in self._require_optimizer().param_groups:
             group["lr"] = value
 
@@ -245,7 +257,7 @@ class Model(nn.Module):
         self,
         x: Any = None,
         y: Any = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         epochs: int = 1,
         verbose: int | str = "auto",
         callbacks: Any = None,
@@ -258,7 +270,7 @@ class Model(nn.Module):
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: int = 1,
+        validation_freq: int | Sequence[int] = 1,
         *,
         split: str = "tail",
     ) -> History:
@@ -269,7 +281,7 @@ class Model(nn.Module):
                 Dataset or DataLoader, a generator, an iterable of ``(x, y[, weight])``, or a
                 function that returns one.
             y: targets; ``None`` where ``x`` brings them.
-            batch_size: rows a step; a DataLoader or generator has its own.
+            batch_size: rows a step, 32 by default; a DataLoader or generator has its own.
             epochs: the number of the last epoch.
             verbose: 0 silent, 1 a bar, 2 a line an epoch, ``"auto"`` 1 on a terminal, else 2.
             callbacks: ``easydl.callbacks`` objects or functions ``f(epoch, logs)``.
@@ -282,7 +294,7 @@ class Model(nn.Module):
             initial_epoch: the number of the first epoch, from 0.
             steps_per_epoch, validation_steps: batches an epoch, where the source does not end.
             validation_batch_size: rows a step in validation; chosen by the library by default.
-            validation_freq: validate every so many epochs.
+            validation_freq: validate every so many epochs, or after those listed, from 1.
             split: ``"tail"`` (Keras: the last rows), ``"random"`` or ``"stratified"``.
 
         Returns:
@@ -293,10 +305,14 @@ class Model(nn.Module):
             FloatingPointError: the loss became nan or inf; names the epoch and the batch.
         """
         state = self._require_compiled("fit")
-        check_positive_int("batch_size", batch_size)
+        batch_size = check_positive_int("batch_size", 32 if batch_size is None else batch_size)
         check_positive_int("epochs", epochs)
         check_positive_int("initial_epoch", initial_epoch, minimum=0)
-        check_positive_int("validation_freq", validation_freq)
+        if isinstance(validation_freq, (list, tuple, set)):
+            validated = [check_positive_int("validation_freq", n) for n in validation_freq]
+        else:
+            every = check_positive_int("validation_freq", validation_freq)
+            validated = list(range(every, epochs + 1, every))
         shuffle = check_flag("shuffle", shuffle)
         if initial_epoch > epochs:
             raise ValueError(
@@ -329,17 +345,15 @@ class Model(nn.Module):
             rows = validation_batch_size or prepare.rows_per_pass(validation, batch_size)
             validation.batching(rows, False, 0, state.device, steps=validation_steps)
         self.history = history = History()
-        hooks = self._connect([*as_list(callbacks), history], verbose, epochs, source.steps)
-        ever = (
-            validation is not None and epochs // validation_freq > initial_epoch // validation_freq
-        )
-        prepare.check_monitors(hooks, state, ever)
+        hooks = self._connect([history, *as_list(callbacks)], verbose, epochs, source.steps)
+        ever = any(initial_epoch < number <= epochs for number in validated)
+        prepare.check_monitors(hooks, state, ever and validation is not None)
         if verbose != 0:
             prepare.say_what_will_be_done(self, source, validation, epochs - initial_epoch)
         self.stop_training = False
-        state.trained = self._has_learned = True
+        self._has_learned = True
         state.speaks = verbose != 0
-        run_epochs(self, source, validation, hooks, epochs, initial_epoch, validation_freq)
+        run_epochs(self, source, validation, hooks, epochs, initial_epoch, set(validated))
         return history
 
     @short_traceback
@@ -448,6 +462,7 @@ class Model(nn.Module):
             return self(**x)
         return self(x)
 
+    @short_traceback
     def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The class of each row: the largest output, or for one unit whether it is above ½.
 
@@ -507,7 +522,12 @@ class Model(nn.Module):
             prepare.needs_two_rows(self, 2, source)
             self._has_learned = True
         source.batching(2**31, device=state.device)
-        logs = prepare.one_batch(self, source, train_step if learn else test_step, update_weights)
+        try:
+            logs = prepare.one_batch(
+                self, source, train_step if learn else test_step, update_weights
+            )
+        except NotFinite as error:
+            raise FloatingPointError(not_finite_message(error.args[0], "this batch")) from None
         if return_dict:
             return logs
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
@@ -574,6 +594,11 @@ class Model(nn.Module):
 
     def final_activation(self) -> nn.Module | None:
         """The last softmax or sigmoid that ``model(x, logits=True)`` leaves out, if it can."""
+        network = self.network
+        plain = type(network) is nn.Sequential and not network._forward_hooks
+        if plain and len(network) and type(self).forward is Model.forward:  # type: ignore[arg-type]
+            last = network[-1]  # type: ignore[index]
+            return last if isinstance(last, (nn.Softmax, nn.Sigmoid)) else None
         return None
 
     def final_module(self) -> nn.Module | None:
@@ -680,7 +705,7 @@ class Model(nn.Module):
     def _connect(
         self, callbacks: Sequence[Any], verbose: int | str, epochs: int, steps: int | None
     ) -> list[Callback]:
-        """In Keras's order: the user's, then the history of what they left in the logs, the bar."""
+        """The history first, so that nothing that fails later loses an epoch; the bar last."""
         hooks = [get_callback(spec) for spec in callbacks]
         bar = ProgressBar(verbose)
         if verbose != 0 and not any(isinstance(hook, ProgressBar) for hook in hooks):

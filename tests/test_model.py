@@ -867,3 +867,92 @@ def test_model_can_be_copied_after_training_with_an_activity_penalty():
     model.fit(np.ones((4, 2)), np.ones(4), verbose=0)
     twin = copy.deepcopy(model)
     assert np.array_equal(twin.predict(np.ones((4, 2))), model.predict(np.ones((4, 2))))
+
+
+# -- what the second pair of eyes found --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["learning_rate", "lr"])
+def test_a_rate_set_on_the_optimizer_as_in_keras_is_refused(word):
+    model = classifier()
+    model.fit(X, LABELS, verbose=0)
+    setattr(model.optimizer, word, 0.0)
+    with pytest.raises(AttributeError, match=r"model\.learning_rate = "):
+        model.fit(X, LABELS, verbose=0)
+    model.fit(X, LABELS, verbose=0)  # it is gone now
+
+
+def test_learning_rate_under_a_schedule_is_refused():
+    model = classifier()
+    rate = dl.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    model.compile(dl.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+    model.fit(X, LABELS, verbose=0)
+    with pytest.raises(ValueError, match="compile has a schedule"):
+        model.learning_rate = 1e-5
+
+
+def test_a_wrapped_sequential_trains_on_its_logits():
+    weights = []
+    for make in (lambda *layers: dl.Model(nn.Sequential(*layers)), lambda *s: dl.Sequential(s)):
+        linear = nn.Linear(X.shape[1], 3)
+        with torch.no_grad():
+            linear.weight.copy_(torch.arange(linear.weight.numel()).view_as(linear.weight) * 30.0)
+            linear.bias.zero_()
+        model = make(linear, nn.Softmax(dim=-1))
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.fit(X, LABELS, shuffle=False, verbose=0)
+        weights.append(linear.weight.detach())
+        np.testing.assert_allclose(model.predict(X).sum(1), 1, rtol=1e-5)
+    assert torch.equal(*weights)
+
+
+def test_validation_freq_may_list_the_epochs():
+    model = classifier()
+    history = model.fit(
+        X, LABELS, epochs=4, validation_split=0.2, validation_freq=[1, 3], verbose=0
+    )
+    assert history.epochs_of("val_loss") == [0, 2]
+
+
+def test_batch_size_none_is_kerass_default():
+    losses = []
+    for size in (None, 32):
+        model = classifier()
+        losses.append(fitted(model, X, LABELS, batch_size=size).history)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("call", "near"),
+    [
+        (lambda m: m.fit(X, LABELS, epoch=3), "epochs"),
+        (lambda m: m.compile(optimiser="sgd"), "optimizer"),
+        (lambda m: m.evaluate(X, LABELS, batchsize=3), "batch_size"),
+    ],
+)
+def test_a_mistyped_argument_gets_the_nearest(call, near):
+    with pytest.raises(TypeError, match=f"Did you mean '{near}'"):
+        call(classifier())
+
+
+def test_train_on_batch_says_what_nan_means():
+    model = classifier()
+    with pytest.raises(FloatingPointError, match=r"the loss became .* at this batch"):
+        model.train_on_batch(X * 1e38, LABELS)
+        model.train_on_batch(X * 1e38, LABELS)
+
+
+def test_every_callback_ends_even_where_one_fails():
+    ended = []
+
+    class Fails(dl.Callback):
+        def on_train_end(self, logs=None):
+            raise OSError("disk full")
+
+    class Ends(dl.Callback):
+        def on_train_end(self, logs=None):
+            ended.append(1)
+
+    with pytest.raises(OSError, match="disk full"):
+        classifier().fit(X, LABELS, verbose=0, callbacks=[Fails(), Ends()])
+    assert ended == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from easydl.callbacks.base import Callback, Logs
@@ -38,17 +39,31 @@ class History(Callback):
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
         self._epochs: dict[str, list[int]] = {}  # name → the epochs its values belong to
+        self._logs: Mapping[str, Any] = {}
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self._reset()
 
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._take(self._logs)
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.epoch.append(epoch)
-        for name, value in (logs or {}).items():
-            # A metric such as a confusion matrix has an array where others have a number.
-            number = value if getattr(value, "ndim", 0) else float(value)
-            self.history.setdefault(name, []).append(number)
-            self._epochs.setdefault(name, []).append(epoch)
+        self._logs = logs or {}
+        self._take(self._logs)
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        self._take(self._logs)
+
+    def _take(self, logs: Mapping[str, Any]) -> None:
+        """The logs of the last epoch; called again for what later callbacks added to them."""
+        for name, value in logs.items():
+            epochs = self._epochs.setdefault(name, [])
+            if epochs[-1:] != self.epoch[-1:]:
+                epochs.append(self.epoch[-1])
+                # A metric such as a confusion matrix has an array where others have a number.
+                number = value if getattr(value, "ndim", 0) else float(value)
+                self.history.setdefault(name, []).append(number)
 
     def epochs_of(self, name: str) -> list[int]:
         """The epochs, from 0, at which ``history[name]`` was measured."""

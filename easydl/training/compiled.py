@@ -17,6 +17,7 @@ from easydl.errors import (
     check_flag,
     check_positive_int,
     did_you_mean,
+    listed,
 )
 from easydl.training.heads import Head, ending_of
 
@@ -86,7 +87,6 @@ class Compiled:
             self.autocast = torch.autocast(self.device.type, dtype=half)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         self.loss_is_free_to_read = self.device.type == "cpu"
-        self.trained = False
         self.speaks = False  # whether fit prints
         self.forget_parameters()
 
@@ -175,7 +175,8 @@ class Compiled:
         if None in specs and self.loss is not None:
             missing = [name for name, spec in zip(names, specs) if spec is None]
             raise ValueError(
-                f"loss has no entry for {', '.join(missing)}; expected one for each of {names}."
+                f"loss has no entry for {listed(missing)}; expected one for each of "
+                f"{listed(names)}."
             )
         weights = spread("loss_weights", self.loss_weights, names, default=1.0)
         metric_lists = spread_metrics("metrics", self.metrics, names)
@@ -282,7 +283,7 @@ def output_names(outputs: Any) -> list[str]:
     """``[""]`` for one output; a dict's keys; else ``output_1``, ``output_2`` …"""
     if isinstance(outputs, Tensor):
         return [""]
-    if isinstance(outputs, dict):
+    if isinstance(outputs, dict) and all(isinstance(o, Tensor) for o in outputs.values()):
         return [str(key) for key in outputs]
     if isinstance(outputs, (tuple, list)) and all(isinstance(o, Tensor) for o in outputs):
         return [f"output_{i + 1}" for i in range(len(outputs))]
@@ -309,7 +310,8 @@ def order_targets(y: Tree, names: list[str]) -> list[Tensor | None]:
     if isinstance(y, dict):
         if set(y) != set(names):
             raise ValueError(
-                f"y is a dict with {sorted(y)}; expected one entry an output: {sorted(names)}."
+                f"y is a dict with {listed(sorted(y))}; expected one entry an output: "
+                f"{listed(sorted(names))}."
             )
         return [y[name] for name in names]
     tensors = leaves(y)

@@ -22,9 +22,11 @@ def step(optimizer: Optimizer) -> None:
 
 
 def is_watched(optimizer: Optimizer) -> bool:
-    """Whether hooks want to see the step."""
+    """Whether hooks, or a ``step`` of the user's own, want to see the step."""
+    own = vars(optimizer).get("step")  # a scheduler's wrapper only counts
     return bool(
-        optimizer._optimizer_step_pre_hooks
+        (own is not None and not hasattr(own, "_wrapped_by_lr_sched"))
+        or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or torch_optimizer._global_optimizer_pre_hooks
         or torch_optimizer._global_optimizer_post_hooks

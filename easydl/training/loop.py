@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,9 +28,11 @@ def run_epochs(
     callbacks: Sequence[Callback],
     epochs: int = 1,
     initial_epoch: int = 0,
-    validation_freq: int = 1,
+    validated: Container[int] = (1,),
 ) -> dict[str, float]:
     """Train for some epochs, validating after each; or only evaluate, where ``train`` is ``None``.
+
+    ``validated`` are the epochs, from 1, after which validation runs.
 
     Returns the logs of the last epoch. Whatever happens, every module is in its earlier mode
     afterwards and the callbacks' ``on_train_end`` has run.
@@ -51,8 +54,9 @@ def run_epochs(
                 for callback in callbacks:
                     callback.on_epoch_begin(epoch, {})
                 sync_trainable(model)
+                check_rate(state.optimizer)
                 passes.append((train, "train"))
-            if validation is not None and (epoch + 1) % validation_freq == 0:
+            if validation is not None and epoch + 1 in validated:
                 passes.append((validation, "test"))
             for source, kind in passes:
                 learning = kind == "train"
@@ -81,7 +85,7 @@ def run_epochs(
                 results = meter.read()
                 if learning:
                     logs.update(results)
-                    check_finite_logs(results, position, state.strict)
+                    check_finite_logs(results, state.strict)
                 else:
                     prefix = "" if train is None else "val_"
                     logs.update({prefix + name: value for name, value in results.items()})
@@ -116,8 +120,9 @@ def run_epochs(
         for module, training in modes:
             module.training = training
         if train is not None:
-            for callback in callbacks:
-                callback.on_train_end(logs)
+            with contextlib.ExitStack() as ends:  # all of them, even where one fails
+                for callback in reversed(callbacks):
+                    ends.callback(callback.on_train_end, logs)
     return logs
 
 
@@ -145,11 +150,21 @@ def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable
     return begin, end
 
 
-def check_finite_logs(logs: dict[str, float], position: str, strict: bool) -> None:
+def check_finite_logs(logs: dict[str, float], strict: bool) -> None:
     """On a GPU the loss is read once an epoch; this is where nan is found there."""
     loss = logs.get("loss", 0.0)
     if strict and (loss != loss or abs(loss) == float("inf")):
         raise NotFinite(loss)
+
+
+def check_rate(optimizer: Any) -> None:
+    """Keras's ``optimizer.learning_rate = …`` would set an attribute that torch never reads."""
+    for word in {"learning_rate", "lr"} & vars(optimizer).keys():
+        value = vars(optimizer).pop(word)
+        raise AttributeError(
+            f"optimizer.{word} = {value!r:.40} was set, which a torch optimizer does not read; "
+            "expected model.learning_rate = …"
+        )
 
 
 def check_finite_weights(model: Model) -> None:

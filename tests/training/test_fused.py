@@ -132,3 +132,13 @@ def test_schedulers_do_not_complain_about_the_order_of_calls():
         fused.step(optimizer)
         scheduler.step()  # would warn, and warnings are errors here
     assert optimizer.param_groups[1]["lr"] == 0.01 * 0.125
+
+
+def test_a_step_of_the_users_own_is_called():
+    model = dl.Model(torch.nn.Linear(3, 1))
+    model.compile("sgd", "mse")
+    model.fit(torch.randn(8, 3), torch.randn(8, 1), 4, verbose=0)
+    calls, step = [], model.optimizer.step
+    model.optimizer.step = lambda *a: (calls.append(1), step(*a))
+    model.fit(torch.randn(8, 3), torch.randn(8, 1), 4, verbose=0)
+    assert len(calls) == 2

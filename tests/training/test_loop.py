@@ -152,7 +152,7 @@ def test_hooks_of_predict_come_in_keras_order():
     assert ours.calls == theirs.calls
 
 
-def test_hooks_come_in_the_order_of_the_callbacks_before_history():
+def test_hooks_come_in_the_order_of_the_callbacks_after_history():
     seen = []
 
     class Named(dl.Callback):
@@ -163,7 +163,7 @@ def test_hooks_come_in_the_order_of_the_callbacks_before_history():
             seen.append((self.name, len(self.model.history.epoch)))
 
     easydl_model().fit(X, Y, verbose=0, callbacks=[Named("a"), Named("b")])
-    assert seen == [("a", 0), ("b", 0)]
+    assert seen == [("a", 1), ("b", 1)]
 
 
 def test_hooks_may_add_to_the_logs_of_an_epoch_for_those_after_them():
