@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import easydl as dl
 from easydl.training import fused
 
 CASES = [
