@@ -20,7 +20,7 @@ class EarlyStopping(Callback):
 
     The cheapest cure for overfitting: train until the error on held-out data rises. An epoch
     improves when its value beats the best so far by more than ``min_delta``. An epoch that was
-    not validated (``validation_freq``) does not count; a NaN never improves.
+    not validated (``validation_freq``) does not count; any number is better than a NaN.
 
     Reference: L. Prechelt, "Early stopping — but when?", Neural Networks: Tricks of the Trade
     (1998).
@@ -88,17 +88,15 @@ class EarlyStopping(Callback):
         current = self.goal.read(logs)
         if current is None or epoch < self.start_from_epoch:
             return
-        if self.restore_best_weights and self.best_weights is None:
-            self._keep_weights(epoch)  # also where no epoch ever improves, all being NaN
         self.wait += 1
-        if self.goal.improves(current, self.best):
+        if self.goal.improves(current, self.best):  # the first value always does
             self.best, self.best_epoch = current, epoch
             if self.restore_best_weights:
-                self._keep_weights(epoch)
+                self._keep_weights()
             if self.baseline is None or self.goal.improves(current, self.baseline):
                 self.wait = 0
             return
-        if self.wait >= self.patience and epoch > 0:
+        if self.wait >= self.patience:
             self.stopped_epoch = epoch
             self.model.stop_training = True
 
@@ -117,8 +115,7 @@ class EarlyStopping(Callback):
                 None  # a second copy of the model is not kept in memory after training
             )
 
-    def _keep_weights(self, epoch: int) -> None:
-        self.best_epoch = epoch
+    def _keep_weights(self) -> None:
         self.best_weights = {
             name: value.detach().clone()
             if isinstance(value, torch.Tensor)

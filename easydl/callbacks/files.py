@@ -7,14 +7,17 @@ import os
 import string
 import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from easydl.callbacks.base import Callback, Logs
 from easydl.callbacks.history import number
 from easydl.callbacks.learning_rate import learning_rate
-from easydl.callbacks.monitor import Monitor
+from easydl.callbacks.monitor import Monitor, unknown_entry
 from easydl.callbacks.progress import say
-from easydl.errors import check_positive_int, did_you_mean
+from easydl.errors import check_positive_int
+
+FOREIGN = (".h5", ".hdf5", ".keras", ".pt", ".pth")  # files of others, which easydl does not write
 
 
 class ModelCheckpoint(Callback):
@@ -28,7 +31,8 @@ class ModelCheckpoint(Callback):
         verbose: 1 says what is saved and why.
         save_best_only: Whether to save only what is better than all before, also in earlier
             ``fit`` s.
-        save_weights_only: Whether to call ``model.save_weights`` (default) or ``model.save``.
+        save_weights_only: Whether to call ``model.save_weights`` (Keras's default is the whole
+            model), or ``model.save``, which only a model that has such a method takes.
         mode: ``"min"``, ``"max"``, or ``"auto"``: by the name of the entry.
         save_freq: ``"epoch"``, or the number of batches between two savings.
         initial_value_threshold: What the first saved model has to beat, with ``save_best_only``.
@@ -90,7 +94,7 @@ class ModelCheckpoint(Callback):
                     f"{name.removeprefix('val_')!r}."
                 )
         self._checked = False
-        self._epoch = 0
+        self._epoch = self._seen = 0  # the batches of the epoch
         self._batches = 0  # since the last saving, also of earlier fits, as in Keras
 
     def check_monitor(self, names: Iterable[str]) -> None:
@@ -101,22 +105,35 @@ class ModelCheckpoint(Callback):
         for name in self._fields:
             if name not in names:
                 raise ValueError(
-                    f"ModelCheckpoint({self.filepath!r}): "
-                    + did_you_mean("entry", name, [*self._counts, *names])
+                    f"ModelCheckpoint({self.filepath!r:.120}): "
+                    + unknown_entry(name, [*self._counts, *names])
                 )
         self._checked = True
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        path = Path(self.filepath)
+        if not self.save_weights_only and not hasattr(self.model, "save"):
+            raise ValueError(
+                f"ModelCheckpoint({self.filepath!r:.120}, save_weights_only=False) was given, but "
+                "a model cannot be saved whole yet; expected its weights: leave "
+                "save_weights_only out, with a path such as 'weights.safetensors'."
+            )
+        if self.save_weights_only and path.suffix.lower() in FOREIGN:
+            raise ValueError(
+                f"ModelCheckpoint({self.filepath!r:.120}) was given, but easydl writes "
+                f"safetensors; write {str(path.with_suffix('.safetensors'))!r:.120}."
+            )
         check_writable(self.filepath)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._epoch = epoch
+        self._epoch, self._seen = epoch, 0
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self.save_freq == "epoch":
             return
-        self._batches += 1
-        if self._batches == self.save_freq:
+        self._batches += batch + 1 - self._seen  # one call may have run several batches
+        self._seen = batch + 1
+        if self._batches >= int(self.save_freq):
             self._batches = 0
             self._save({"epoch": self._epoch + 1, "batch": batch + 1}, logs or {})
 
@@ -265,6 +282,7 @@ class TensorBoard(Callback):
             self._every = check_positive_int("update_freq", update_freq)
         self._writers: dict[str, Any] = {}
         self._batches = 0  # of all fits: the axis goes on
+        self._seen = 0  # of the epoch
 
     def on_train_begin(self, logs: Logs = None) -> None:
         try:
@@ -277,9 +295,14 @@ class TensorBoard(Callback):
         check_writable(os.path.join(self.log_dir, "events"))
         self._make_writer = SummaryWriter
 
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._seen = 0
+
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self._batches += 1
-        if self._every and self._batches % self._every == 0:
+        before = self._batches
+        self._batches += batch + 1 - self._seen  # one call may have run several batches
+        self._seen = batch + 1
+        if self._every and self._batches // self._every > before // self._every:
             self._write("batch", logs or {}, self._batches)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -325,14 +348,14 @@ def check_writable(path: str) -> None:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        if os.path.isdir(path):
-            raise IsADirectoryError(f"{path} is a folder")
+        if os.path.isdir(path or folder):
+            raise IsADirectoryError(f"{path or folder} is a folder")
         if os.path.exists(path) and not os.access(path, os.W_OK):
             raise PermissionError(f"{path} is write-protected")
     except OSError as error:
         raise ValueError(
-            f"nothing can be written to {path!r} ({error.strerror or error}); expected a path "
-            "in a folder where you may write, for example 'runs/best.safetensors'."
+            f"nothing can be written to {path!r:.200} ({error.strerror or error!s:.200}); "
+            "expected a path in a folder where you may write, for example 'runs/best.safetensors'."
         ) from error
 
 
@@ -345,7 +368,7 @@ def _fields(path: str) -> list[str]:
         path.format(**{name: 1 if name in ("epoch", "batch") else 0.5 for name in names})
     except ValueError as error:
         raise ValueError(
-            f"ModelCheckpoint({path!r}) was given ({error}); expected a path with fields such as "
-            "'{epoch:02d}-{val_loss:.2f}.safetensors'."
+            f"ModelCheckpoint({path!r:.120}) was given ({error!s:.120}); expected a path with "
+            "fields such as '{epoch:02d}-{val_loss:.2f}.safetensors'."
         ) from None
     return names

@@ -20,7 +20,8 @@ class LearningRateScheduler(Callback):
 
     For a schedule by steps, or one of torch's, give ``compile`` the schedule instead. The rate is
     also written to the logs as ``learning_rate``. Where the optimizer has several parameter
-    groups, the function sees and sets the highest rate, and the others keep their ratio to it.
+    groups, the function sees and sets the highest rate, and the others keep their ratio to it,
+    also over epochs with a rate of 0.
 
     Args:
         schedule: ``f(epoch, learning_rate)`` or ``f(epoch)``, epochs from 0, that returns the new
@@ -47,6 +48,7 @@ class LearningRateScheduler(Callback):
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         self.schedule = schedule
         self.verbose = verbose
+        self._shares: list[float] = []  # each group's rate / the highest
         self._takes_rate = _takes(schedule, 2)
         if not self._takes_rate and not _takes(schedule, 1):
             raise TypeError(
@@ -71,8 +73,12 @@ class LearningRateScheduler(Callback):
                 f"LearningRateScheduler: the schedule returned {value!r:.60} for epoch {epoch}; "
                 "expected a number of at least 0, for example 0.001."
             )
-        for group in optimizer.param_groups:
-            share = float(group["lr"]) / before if before > 0 else 1.0
+        groups = optimizer.param_groups
+        if before > 0:
+            self._shares = [float(group["lr"]) / before for group in groups]
+        elif len(self._shares) != len(groups):
+            self._shares = [1.0] * len(groups)
+        for group, share in zip(groups, self._shares):
             _set(group, rate * share)
         if self.verbose > 0:
             say(f"epoch {epoch + 1}: learning rate {rate:g}")

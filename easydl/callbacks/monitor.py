@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from easydl.callbacks.base import Callback, overrides
 from easydl.errors import did_you_mean
@@ -49,14 +52,17 @@ class Monitor:
         )
 
     def improves(self, value: float, reference: float | None) -> bool:
-        """Whether ``value`` beats ``reference`` by more than ``min_delta``; NaN never does."""
-        if value != value:
-            return False
-        if reference is None:
-            return True
-        if self.mode == "min":
-            return value + self.min_delta < reference
-        return value - self.min_delta > reference
+        """Whether ``value`` beats ``reference`` by more than ``min_delta``, compared as float32.
+
+        That is Keras's precision: 0.7 after 0.8 is a tie for a ``min_delta`` of 0.1. The first
+        value is an improvement, also a NaN, and any number beats a NaN (where Keras keeps it).
+        """
+        if reference is None or reference != reference:
+            return reference is None or value == value
+        sign = 1 if self.mode == "min" else -1
+        pair = torch.tensor([value + sign * self.min_delta, reference], dtype=torch.float32)
+        ours, best = pair.tolist()
+        return ours < best if self.mode == "min" else ours > best
 
     def read(self, logs: Mapping[str, Any] | None) -> float | None:
         """The entry's value, or ``None`` in an epoch without validation when others have one."""
@@ -78,13 +84,22 @@ class Monitor:
         self.known = self.name in names
         if self.known:
             return
-        message = f"{self.owner}(monitor=…): {did_you_mean('entry', self.name, names)}"
+        message = f"{self.owner}(monitor=…): {unknown_entry(self.name, names)}"
         if self.name.startswith("val_") and not any(name.startswith("val_") for name in names):
             message += (
                 " There is no validation: give fit validation_data or validation_split, "
-                f"or write monitor={self.name.removeprefix('val_')!r}."
+                f"or write monitor={self.name.removeprefix('val_')!r:.60}."
             )
         raise ValueError(message)
+
+
+def unknown_entry(name: str, names: Sequence[str]) -> str:
+    """The message for an entry that is not in the logs: the nearest of many names."""
+    shown = difflib.get_close_matches(name, names, n=len(names) or 1, cutoff=0.0)
+    while len(", ".join(shown)) > 200 and len(shown) > 1:
+        shown.pop()
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    return did_you_mean("entry", name, [one[:80] for one in shown]).removesuffix(".") + f"{more}."
 
 
 def check_monitors(callbacks: Sequence[Callback], names: Iterable[str]) -> None:
@@ -120,6 +135,6 @@ def _direction(owner: str, name: str) -> str:
             if word in BETTER_WHEN_HIGH:
                 return "max"
     raise ValueError(
-        f"{owner}(monitor={name!r}) was given; the name does not tell whether low or high "
+        f"{owner}(monitor={name!r:.60}) was given; the name does not tell whether low or high "
         "is better: write mode='min' or mode='max'."
     )

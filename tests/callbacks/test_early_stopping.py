@@ -1,5 +1,6 @@
 """EarlyStopping beside Keras's own, driven by the same scripted values."""
 
+import math
 import random
 
 import pytest
@@ -58,28 +59,53 @@ def run_keras(stop, values):
     return run(stop, values, KerasModel())
 
 
-@pytest.mark.parametrize("trial", range(60))
+def worst_for_nan(values, mode):
+    """What makes Keras do as easydl does: its best stays NaN for ever where that came first."""
+    worst = math.inf if mode == "min" else -math.inf
+    first = next((i for i, value in enumerate(values) if value == value), len(values))
+    return [worst] * first + values[first:]
+
+
+@pytest.mark.parametrize("trial", range(300))
 def test_it_stops_and_restores_as_keras_does_on_random_scripts(trial):
     keras = pytest.importorskip("keras")
     rng = random.Random(trial)
-    # Multiples of 1/64 are exact in Keras's float32, so that ties are ties on both sides.
-    values = [rng.randrange(64) / 64 for _ in range(rng.randrange(1, 16))]
+    # Tenths are ties of min_delta=0.1 in Keras's float32, though not in Python's own numbers.
+    values = [rng.choice([rng.randrange(10) / 10, rng.random()]) for _ in range(rng.randrange(16))]
+    values = [math.nan] * rng.choice([0, 0, 0, 1, 2, 9]) + [*values, rng.random()]
+    if rng.random() < 0.2:
+        values[rng.randrange(len(values))] = math.nan
     arguments = {
         "patience": rng.randrange(4),
-        "min_delta": rng.choice([0, 1 / 64, 0.125, -0.125]),
+        "min_delta": rng.choice([0, 0.1, 1e-4, -0.1]),
         "mode": rng.choice(["min", "max"]),
         "baseline": rng.choice([None, 0.25, 0.5]),
         "restore_best_weights": rng.random() < 0.7,
-        "start_from_epoch": rng.choice([0, 0, 1, 3]),
+        "start_from_epoch": rng.choice([0, 0, 0, 1, 3]),
     }
     mine, theirs = EarlyStopping(**arguments), keras.callbacks.EarlyStopping(**arguments)
     last, model = run(mine, values)
-    keras_last, keras_model = run_keras(theirs, values)
+    for_keras = values[: arguments["start_from_epoch"]]
+    for_keras += worst_for_nan(values[arguments["start_from_epoch"] :], arguments["mode"])
+    keras_last, keras_model = run_keras(theirs, for_keras)
     assert last == keras_last
     assert model.stop_training == keras_model.stop_training
     assert model.weight.item() == model.count.item() == keras_model.weights
-    for name in ("wait", "stopped_epoch", "best", "best_epoch"):
+    for name in ("wait", "stopped_epoch", "best_epoch"):
         assert getattr(mine, name) == getattr(theirs, name), name
+    assert mine.best == theirs.best or (mine.best != mine.best and math.isinf(theirs.best))
+
+
+@pytest.mark.parametrize("values", [[math.nan] * 4, [0.5] * 4, [0.5, math.nan, math.nan]])
+@pytest.mark.parametrize("patience", [0, 1, 2])
+def test_it_never_stops_after_the_first_epoch_as_in_keras(values, patience):
+    keras = pytest.importorskip("keras")
+    last, model = run(EarlyStopping(patience=patience), values)
+    assert last == max(patience, 1)
+    assert model.stop_training
+    assert (
+        last == run_keras(keras.callbacks.EarlyStopping(patience=patience, mode="min"), values)[0]
+    )
 
 
 def test_the_arguments_are_those_of_keras_in_order():
@@ -149,7 +175,7 @@ def test_a_first_value_of_nan_does_not_stay_the_best():
 
 def test_all_nan_stops_and_leaves_the_first_weights():
     last, model = run(EarlyStopping(patience=2, restore_best_weights=True), [float("nan")] * 9)
-    assert (last, model.weight.item()) == (1, 1)
+    assert (last, model.weight.item()) == (2, 1)
     stop = EarlyStopping(patience=9, restore_best_weights=True, start_from_epoch=2)
     _, model = run(stop, [float("nan")] * 5)
     assert (stop.best_epoch, model.weight.item()) == (2, 3)

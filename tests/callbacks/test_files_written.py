@@ -2,7 +2,9 @@
 
 import builtins
 import inspect
+import math
 import os
+import random
 import sys
 
 import numpy as np
@@ -59,22 +61,28 @@ def test_checkpoint_saves_every_epoch_by_name(tmp_path):
 def test_checkpoint_saves_the_best_as_keras_does(mode, threshold, tmp_path):
     keras = pytest.importorskip("keras")
     arguments = {"save_best_only": True, "mode": mode, "initial_value_threshold": threshold}
-    mine = run(ModelCheckpoint(tmp_path / "{epoch}.weights.h5", **arguments), LOSSES)
 
     class KerasModel(Model):
         def save_weights(self, path, overwrite):
-            super().save_weights(path)
+            self.saved.append(os.path.basename(path))
 
-    theirs = KerasModel()
-    callback = keras.callbacks.ModelCheckpoint(
-        tmp_path / "{epoch}.weights.h5", save_weights_only=True, **arguments
-    )
-    callback.set_model(theirs)
-    for epoch, logs in enumerate(LOSSES):
-        callback.on_epoch_begin(epoch)
-        callback.on_epoch_end(epoch, logs)
-    assert mine == theirs.saved
-    assert mine
+    rng = random.Random(0)
+    for _ in range(75):
+        values = [rng.choice([rng.randrange(10) / 10, rng.random()]) for _ in range(8)]
+        if rng.random() < 0.3:
+            values[rng.randrange(8)] = math.nan
+        callback = ModelCheckpoint(tmp_path / "{epoch}", **arguments)
+        mine = run(callback, [{"val_loss": value} for value in values])
+        if values[0] != values[0]:  # Keras keeps a first NaN as the best; here any number beats it
+            values[0] = math.inf if mode == "min" else -math.inf
+        theirs = keras.callbacks.ModelCheckpoint(
+            tmp_path / "{epoch}.weights.h5", save_weights_only=True, **arguments
+        )
+        theirs.set_model(model := KerasModel())
+        for epoch, value in enumerate(values):
+            theirs.on_epoch_begin(epoch)
+            theirs.on_epoch_end(epoch, {"val_loss": value})
+        assert [f"{name}.weights.h5" for name in mine] == model.saved
 
 
 def test_checkpoint_has_the_arguments_of_keras_in_order():
@@ -100,6 +108,47 @@ def test_checkpoint_saves_every_so_many_batches_over_epochs(tmp_path):
 def test_checkpoint_saves_the_whole_model_when_asked(tmp_path):
     callback = ModelCheckpoint(tmp_path / "best.easydl", save_weights_only=False)
     assert run(callback, LOSSES[:1]) == ["whole best.easydl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "today"),
+    [
+        ("weights.h5", "weights.safetensors"),
+        ("best.keras", "best.safetensors"),
+        ("{epoch:02d}-{loss:.2f}.hdf5", "{epoch:02d}-{loss:.2f}.safetensors"),
+        ("model.PT", "model.safetensors"),
+        ("x" * 900 + ".h5", ""),
+    ],
+)
+def test_checkpoint_refuses_files_of_others_before_training(name, today, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as error:
+        run(ModelCheckpoint(name), [])
+    assert f"was given, but easydl writes safetensors; write '{today}" in str(error.value)
+    assert len(str(error.value)) <= 600
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoint_refuses_to_save_what_has_no_save_before_training(tmp_path):
+    callback = ModelCheckpoint(tmp_path / "best.keras", save_weights_only=False)
+    callback.set_model(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"cannot be saved whole yet; .* 'weights.safetensors'"):
+        callback.on_train_begin()
+
+
+def test_checkpoint_refuses_an_empty_path():
+    with pytest.raises(ValueError, match="nothing can be written to ''"):
+        run(ModelCheckpoint(""), [])
+
+
+def test_checkpoint_counts_batches_that_one_call_joins(tmp_path):
+    callback = ModelCheckpoint(tmp_path / "{epoch}-{batch}", save_freq=10)
+    callback.set_model(model := Model())
+    for epoch in range(2):
+        callback.on_epoch_begin(epoch)
+        for batch in (7, 15, 18):  # the last of 8, 8 and 3 batches
+            callback.on_train_batch_end(batch, {"loss": 0.5})
+    assert model.saved == ["1-16", "2-8", "2-19"]
 
 
 def test_checkpoint_makes_the_folders(tmp_path):
@@ -305,6 +354,16 @@ def test_tensorboard_writes_the_tags_of_keras(tmp_path):
         ("train", "bias"): [0, 0],
         ("validation", "epoch_loss"): [(0, 0.75)] * 2,
     }
+
+
+def test_tensorboard_counts_batches_that_one_call_joins(tmp_path):
+    board, written = TensorBoard(tmp_path, update_freq=10), []
+    board._write = lambda prefix, logs, step: written.append(step)
+    for epoch in range(2):
+        board.on_epoch_begin(epoch)
+        for batch in (7, 15, 18):
+            board.on_train_batch_end(batch, {"loss": 0.5})
+    assert written == [16, 27, 35]
 
 
 def test_tensorboard_has_the_learning_rate_at_once_and_every_batch_when_asked(tmp_path):

@@ -45,24 +45,31 @@ def run(callback, values, model):
     return rates, logged
 
 
-@pytest.mark.parametrize("trial", range(60))
+@pytest.mark.parametrize("trial", range(300))
 def test_plateau_reduces_as_keras_does_on_random_scripts(trial):
     keras = pytest.importorskip("keras")
     rng = random.Random(trial)
-    # Powers of two are exact in Keras's float32 learning rate and comparisons.
-    values = [rng.randrange(32) / 64 for _ in range(rng.randrange(1, 24))]
+    # Tenths are ties of min_delta=0.1 in Keras's float32; powers of two are exact rates there.
+    values = [rng.choice([rng.randrange(10) / 10, rng.random()]) for _ in range(rng.randrange(24))]
+    values += [rng.random()]
+    if rng.random() < 0.3:
+        values[rng.randrange(len(values))] = math.nan
     arguments = {
         "factor": rng.choice([0.5, 0.25]),
         "patience": rng.randrange(4),
         "mode": rng.choice(["min", "max"]),
-        "min_delta": rng.choice([0, 1 / 64, 0.125]),
+        "min_delta": rng.choice([0, 1e-4, 0.1]),
         "cooldown": rng.randrange(3),
         "min_lr": rng.choice([0, 1 / 64, 1 / 8]),
     }
     mine, theirs = ReduceLROnPlateau(**arguments), keras.callbacks.ReduceLROnPlateau(**arguments)
-    assert run(mine, values, Model()) == run(theirs, values, KerasModel())
-    for name in ("wait", "best", "cooldown_counter"):
+    rates, logged = run(mine, values, Model())
+    if values[0] != values[0]:  # Keras keeps a first NaN as the best; here any number beats it
+        values[0] = math.inf if arguments["mode"] == "min" else -math.inf
+    assert (rates, logged) == run(theirs, values, KerasModel())
+    for name in ("wait", "cooldown_counter"):
         assert getattr(mine, name) == getattr(theirs, name), name
+    assert mine.best == theirs.best or (mine.best != mine.best and math.isinf(theirs.best))
 
 
 def test_plateau_has_the_arguments_of_keras():
@@ -160,6 +167,16 @@ def test_scheduler_keeps_the_ratio_of_the_parameter_groups():
 def test_scheduler_comes_back_from_a_rate_of_zero():
     rates, _ = run(LearningRateScheduler(lambda epoch: [0.0, 0.5][epoch]), [0, 0], Model())
     assert rates == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("rates", [[0.1, 0.0, 0.1], [0.0, 0.0, 0.1]])
+def test_scheduler_keeps_the_ratio_over_epochs_with_a_rate_of_zero(rates):
+    model = Model()
+    model.optimizer = torch.optim.SGD(
+        [{"params": [model.weight], "lr": 0.01}, {"params": [model.bias], "lr": 0.1}]
+    )
+    run(LearningRateScheduler(lambda epoch: rates[epoch]), [0] * 3, model)
+    assert [group["lr"] for group in model.optimizer.param_groups] == pytest.approx([0.01, 0.1])
 
 
 def test_scheduler_changes_a_rate_that_is_a_tensor_in_place():

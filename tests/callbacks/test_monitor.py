@@ -131,11 +131,30 @@ def test_an_entry_that_was_there_once_may_be_missing_later():
     assert stop.best == 0.5
 
 
-def test_nan_never_improves():
-    goal = Monitor("X", "loss")
-    assert not goal.improves(float("nan"), None)
-    assert not goal.improves(float("nan"), 1.0)
+def test_the_first_value_improves_and_any_number_beats_nan():
+    goal, nan = Monitor("X", "loss"), float("nan")
+    assert goal.improves(nan, None)
     assert goal.improves(1.0, None)
+    assert goal.improves(1.0, nan)
+    assert not goal.improves(nan, 1.0)
+    assert not goal.improves(nan, nan)
+
+
+def test_a_change_of_min_delta_is_a_tie_as_in_keras():
+    assert not Monitor("X", "loss", min_delta=0.1).improves(0.7, 0.8)  # 0.7 + 0.1 < 0.8 in Python
+    assert not Monitor("X", "acc", min_delta=0.1).improves(0.4, 0.3)
+    assert Monitor("X", "loss", min_delta=0.1).improves(0.699, 0.8)
+
+
+@pytest.mark.parametrize("size", [5, 300])
+def test_the_message_is_short_with_many_and_long_names(size):
+    names = [f"output_{i}_{'x' * size}_accuracy" for i in range(200)]
+    for callback in [EarlyStopping("val_output_7_acuracy" + "y" * 500, mode="max")] + [
+        ModelCheckpoint("long" * 100 + "{epoch}-{output_7_acuracy}.safetensors")
+    ]:
+        with pytest.raises(ValueError, match=r" and \d+ more\.") as error:
+            callback.check_monitor(names)
+        assert len(str(error.value)) <= 600
 
 
 def test_check_monitors_refuses_before_training():
