@@ -486,7 +486,6 @@ ARGUMENTS = {
     "batch_size 0": (regression, fit(batch_size=0), V, "batch_size=0"),
     "batch_size 2.5": (regression, fit(batch_size=2.5), V, "batch_size=2.5"),
     "batch_size text": (regression, fit(batch_size="8"), V, "batch_size='8'"),
-    "batch_size None": (regression, fit(batch_size=None), V, "batch_size=None"),
     "batch_size an array": (regression, fit(batch_size=np.array([8])), V, "batch_size"),
     "epochs 0": (regression, fit(epochs=0), V, "epochs=0"),
     "epochs 1.5": (regression, fit(epochs=1.5), V, "epochs=1.5"),
@@ -729,7 +728,7 @@ ARGUMENTS = {
     "predict too narrow": (regression, lambda m: m.predict(X[:, :3]), V, r"\(20, 3\)", "dense"),
     "predict of an empty array": (regression, lambda m: m.predict(X[:0]), V, "empty"),
     "predict an index beyond the table": (reader, lambda m: m.predict(WORDS + 1), V, "0 … 9"),
-    "predict too many steps": (regression, lambda m: m.predict(X, steps=9), V, "9", "at most"),
+    "predict too many steps": (regression, lambda m: m.predict(X, steps=9), V, "steps=9", "at most"),
     "train_on_batch of other lengths": (regression, lambda m: m.train_on_batch(X, Y[1:]), V, "19"),
     "train_on_batch with nan": (
         regression, lambda m: m.train_on_batch(X, filled(Y, 4, nan)), V, "row 4",
@@ -965,7 +964,12 @@ STREAMS = {
         regression, fit(validation_data=batches(), epochs=2), V, "epoch 2", "function", "late",
     ),
     "validation_steps too many": (
-        regression, fit(validation_data=(X, Y), validation_steps=9), V, "9", "at most 1",
+        regression, fit(validation_data=(X, Y), validation_steps=9), V,
+        "validation_steps=9", "at most 1",
+    ),
+    "validation_steps too many for a loader": (
+        regression, fit(validation_data=[(X, Y)], validation_steps=9), V,
+        "after 1 batches", "Write validation_steps=1", "late",
     ),
     "a worker that raises": (
         regression, stream(loader(Rows(row_but(13, boom)), num_workers=2)), R,
@@ -1174,6 +1178,7 @@ HANDLED = {
     "a loader with workers": (
         regression, stream(lambda: loaded(batch_size=5, num_workers=2)), fit(batch_size=5),
     ),
+    "batch_size None": (regression, fit(batch_size=None), fit(batch_size=32)),
     "a generator": (regression, stream(batches), fit(batch_size=5)),
     "a generator for two epochs of two steps": (
         regression, stream(batches, steps_per_epoch=2, epochs=2),

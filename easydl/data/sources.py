@@ -34,6 +34,8 @@ class Arrays:
     """
 
     columns: dict[str, list] = {}  # the names of the columns of "x" and "y", where they are tables
+    steps_name = "steps"  # the argument that ``steps`` came from
+    goes_on = False  # whether an epoch begins where ``steps`` ended the one before: in training
 
     def __init__(self, inputs: Tree, targets: Tree, weights: Tensor | None):
         self.inputs, self.targets, self.weights = inputs, targets, weights
@@ -61,10 +63,12 @@ class Arrays:
         available = -(-self.samples // batch_size) - merged
         if steps is not None and steps > available:
             raise ValueError(
-                f"steps_per_epoch={steps} was given, but {self.samples} samples in batches of "
-                f"{batch_size} make {available} steps; expected at most {available}."
+                f"{self.steps_name}={steps} was given, but {self.samples} samples in batches of "
+                f"{batch_size} make {available} steps; expected at most {available}, or smaller "
+                "batches."
             )
         self.steps: int | None = available if steps is None else steps
+        self._batches: Iterator[Batch] | None = None
         return self
 
     def peek(self, rows: int = 2) -> Batch:
@@ -84,17 +88,19 @@ class Arrays:
         """Two sources that share this one's memory where the rows are a range."""
         return Arrays(*self.take(train)), Arrays(*self.take(held_out))
 
-    def order(self, epoch: int) -> Tensor | None:
-        """The rows' order in this epoch: a function of the seed and the epoch alone."""
+    def order(self, number: int) -> Tensor | None:
+        """The rows' order in this pass: a function of the seed and the pass's number alone."""
         if not self.shuffle:
             return None
-        generator = torch.Generator().manual_seed((self.seed + epoch) % 2**63)
+        generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
         return torch.randperm(self.samples, generator=generator)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Batches of one epoch, on the device."""
-        batches = self._all_batches(number)
-        return batches if self.steps is None else itertools.islice(batches, self.steps)
+        """Batches of one epoch, on the device; ``goes_on`` tells where they begin."""
+        if self._batches is None or not self.goes_on:
+            passes = map(self._all_batches, itertools.count(number))
+            self._batches = itertools.chain.from_iterable(passes)
+        return itertools.islice(self._batches, self.steps)
 
     def _all_batches(self, number: int) -> Iterator[Batch]:
         self._move_if_it_fits()
@@ -172,12 +178,14 @@ class Stream:
     samples: int | None = None
     inputs = targets = weights = None
     columns: dict[str, list] = {}
+    steps_name, goes_on = Arrays.steps_name, Arrays.goes_on
 
     def __init__(self, source: Any, what: str = "x"):
         self.source, self.what = source, what
         self.place = f"batch 1 of {what}"
         self.one_shot = hasattr(source, "__next__")
-        self._iterator: Iterator | None = None
+        self._peeked: Iterator[Batch] | None = None
+        self._rest: Iterator[Batch] | None = None  # where the next epoch goes on
         self._started = 0
         self._parts: tuple[bool, bool] | None = None
         self.prepare: Callable[[Batch], Batch] | None = None
@@ -195,7 +203,7 @@ class Stream:
         """As ``Arrays.batching``; batch size and order of a loader or generator are its own."""
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.device, self.merge_single = torch.device(device), merge_single
-        self.steps = steps
+        self.steps, self._endless = steps, self.goes_on and steps is not None
         # A loader of an IterableDataset guesses its length: each worker may end in a short batch.
         guesses = isinstance(getattr(self.source, "dataset", None), IterableDataset)
         if steps is None and not self.one_shot and not guesses:
@@ -226,9 +234,9 @@ class Stream:
                 aside = self._read(0, lambda: DataLoader(self.source, batch_size=rows))
                 first = next(aside, None)
         else:
-            iterator = self._start(0) if self._iterator is None else self._iterator
+            iterator = self._start(0) if self._peeked is None else self._peeked
             first = next(iterator, None)
-            self._iterator = itertools.chain([first], iterator)
+            self._peeked = itertools.chain([] if first is None else [first], iterator)
         if first is None:
             raise ValueError(f"{self.what} gave no batch; expected at least one (inputs, targets).")
         x, y, w = first
@@ -237,12 +245,8 @@ class Stream:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Batches of one epoch, checked on the CPU, then on the device."""
-        batches = self._iterator if self._iterator is not None else self._start(number)
-        self._iterator = None
-        if self.merge_single:
-            batches = batches if isinstance(batches, _MergeSingle) else _MergeSingle(batches)
-            batches.joined = 0
-        count = 0
+        batches = self._passes(number) if self._rest is None else self._rest
+        self._rest, self._joined, count = None, 0, 0
         for batch in batches:
             self.place = f"batch {count + 1} of {self.what}"
             if self.prepare is not None:
@@ -250,24 +254,49 @@ class Stream:
             yield map_tree(self._to_device, batch)
             count += 1
             if self.steps is not None and count == self.steps:
-                if self.one_shot:
-                    self._iterator = batches
+                if self.one_shot or self._endless:
+                    self._rest = batches
                 break
-        if count == 0 and self._started > 1:
+        if count == 0 and (self.one_shot or self._started > 1):
             raise ValueError(
                 f"{self.what} gave no batch in epoch {number + 1}: a generator runs only once. "
                 "Expected a function that makes one, such as fit(lambda: batches()), a list of "
                 "batches, or steps_per_epoch with an endless generator."
             )
-        joined = batches.joined if isinstance(batches, _MergeSingle) else 0
-        if self.steps is not None and count + joined < self.steps:
+        if self.steps is not None and count + self._joined < self.steps:
             raise ValueError(
                 f"{self.what} ended after {count} batches in epoch {number + 1}; expected "
-                f"{self.steps} (steps_per_epoch or its length). Write steps_per_epoch={count}, or "
-                "let the generator go on."
+                f"{self.steps} ({self.steps_name} or its length). Write {self.steps_name}={count}, "
+                "or let the generator go on."
             )
         if hasattr(self.source, "on_epoch_end"):
             self.source.on_epoch_end()  # where Keras's Sequence shuffles itself
+
+    def _passes(self, first: int) -> Iterator[Batch]:
+        """One pass over the source; pass after pass where ``steps`` end the epochs of training."""
+        for number in itertools.count(first):
+            batches = self._start(number) if self._peeked is None else self._peeked
+            self._peeked, length = None, 0
+            for batch in self._merged(batches) if self.merge_single else batches:
+                length += 1
+                yield batch
+            if not self._endless or length < (self.steps or 0):
+                return
+
+    def _merged(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Joins a last batch of one row to the one before it, which waits one step for that."""
+        held: Batch | None = None
+        for batch in batches:
+            if held is not None:
+                # Only a last row alone is joined, not batches of one row each.
+                if len(leaves(batch)[0]) == 1 < len(leaves(held)[0]):
+                    batch = _join(held, batch)
+                    self._joined += 1
+                else:
+                    yield held
+            held = batch
+        if held is not None:
+            yield held
 
     def _start(self, number: int) -> Iterator[Batch]:
         self._started += 1
@@ -283,7 +312,7 @@ class Stream:
             return map(source.__getitem__, range(len(source)))  # Keras's Sequence
         return source
 
-    def _read(self, epoch: int, open_source: Callable[[], Any]) -> Iterator[Batch]:
+    def _read(self, number: int, open_source: Callable[[], Any]) -> Iterator[Batch]:
         """The source's batches as tensors; where its own code fails, the error says at which."""
         iterator: Any = None
         for batch in itertools.count(1):
@@ -296,8 +325,9 @@ class Stream:
                 lines = str(error).strip().splitlines() or [""]
                 text = " … ".join(dict.fromkeys([lines[0][:150], lines[-1][:150]]))
                 workers = getattr(self.source, "num_workers", 0)
+                unit = "pass" if self._endless else "epoch"
                 message = (
-                    f"{self.what} failed at batch {batch} of epoch {epoch + 1}"
+                    f"{self.what} failed at batch {batch} of {unit} {number + 1}"
                     f"{f', made by {workers} worker processes' if workers else ''}: "
                     f"{type(error).__name__}: {text}. Expected (inputs, targets); the error above "
                     "says where it happened."
@@ -498,31 +528,6 @@ def _unpack(item: Any, what: str) -> Batch:
     weights = None if weight is None else to_tensor(weight, f"weights of {what}").float()
     _check_lengths(inputs, targets, weights, what)
     return inputs, targets, weights
-
-
-class _MergeSingle:
-    """Joins a last batch of one row to the one before it, which waits one step for that."""
-
-    def __init__(self, batches: Iterator[Batch]):
-        self._batches, self.joined = batches, 0
-        self._held: Batch | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        for batch in self._batches:
-            before, self._held = self._held, batch
-            if before is None:
-                continue
-            if len(leaves(batch)[0]) > 1 or len(leaves(before)[0]) == 1:
-                return before  # only a last row alone is joined, not batches of one row each
-            self._held = _join(before, batch)
-            self.joined += 1
-        before, self._held = self._held, None
-        if before is None:
-            raise StopIteration
-        return before
 
 
 def _join(first: Batch, second: Batch) -> Batch:

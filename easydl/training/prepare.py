@@ -345,7 +345,7 @@ def hold_out(
     split: str,
     seed: int,
 ) -> tuple[Source, Source | None]:
-    """Training and validation sources."""
+    """Training and validation sources; only the former goes on where an epoch ended early."""
     if validation_data is not None:
         if validation_split:
             raise ValueError(
@@ -360,8 +360,8 @@ def hold_out(
         else:
             validation = as_source(parts, what="validation_data")
         get_ready(model, validation, what="validation_data")
-        return source, validation
-    if split not in ("tail", "random", "stratified") or validation_split:
+        train = source
+    elif split not in ("tail", "random", "stratified") or validation_split:
         if not isinstance(source, Arrays):
             raise ValueError(
                 f"validation_split={validation_split:g} was given with a stream, which cannot be "
@@ -371,15 +371,19 @@ def hold_out(
         rows = split_rows(source.samples, validation_split, split, labels, seed)
         if labels is not None and split == "tail":
             warn_of_missing_classes(labels[rows[0]], labels[rows[1]])
-        train, held_out = source.split(*rows)
-        for part, weights in (("training", train.weights), ("validation", held_out.weights)):
+        train, validation = source.split(*rows)
+        for part, weights in (("training", train.weights), ("validation", validation.weights)):
             if weights is not None and not weights.any():
                 raise ValueError(
                     f"sample_weight is 0 for every sample of the {part} part; expected some above "
                     "0. Write split='random'."
                 )
-        return train, held_out
-    return source, None
+    else:
+        train, validation = source, None
+    train.steps_name, train.goes_on = "steps_per_epoch", True
+    if validation is not None:
+        validation.steps_name = "validation_steps"
+    return train, validation
 
 
 def class_labels(model: Model, y: Tree) -> Tensor | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -255,8 +259,76 @@ def test_arrays_are_cut_alike_whatever_is_gathered_at_once(monkeypatch, samples,
 
 def test_arrays_end_after_the_steps_asked_for():
     source = numbered(20, batch_size=4, steps=2)
-    assert cut(source) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert cut(source) == cut(source, 1) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert source.steps == 2
+
+
+def test_arrays_in_training_take_up_a_new_order_amid_an_epoch():
+    whole = numbered(11, batch_size=4, shuffle=True, seed=3)
+    source = numbered(11, batch_size=4, shuffle=True, seed=3, steps=2)
+    source.goes_on = True
+    taken = [rows for epoch in range(3) for rows in cut(source, epoch)]
+    assert taken == cut(whole, 0) + cut(whole, 1)
+
+
+def rows_of_fit(library, *data, **options):
+    """The first number of each row that the network saw, batch by batch: in training, beside it."""
+    seen: dict[bool, list] = {True: [], False: []}
+
+    def look(x, training):
+        seen[training].append([int(number) for number in x[:, 0]])
+        return x
+
+    class Look(keras.layers.Layer):
+        def call(self, x, training=False):
+            return look(x, bool(training))
+
+    class Watch(torch.nn.Module):
+        def forward(self, x):
+            return look(x, self.training)
+
+    layers = [Look()] if library is keras else [Watch()]
+    model = library.Sequential([*layers, (library if library is dl else keras.layers).Dense(1)])
+    model.compile("sgd", "mse", **({"run_eagerly": True} if library is keras else {}))
+    model.build((None, 1))
+    seen[True].clear(), seen[False].clear()
+    model.fit(*data, shuffle=False, verbose=0, **options)
+    return seen[True], seen[False][-options["epochs"] :]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("form", ["arrays", "Dataset", "loader", "list", "function", "Sequence"])
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "steps", "epochs"),
+    [(12, 3, 2, 3), (12, 3, 4, 2), (10, 3, 3, 3), (10, 4, 2, 4), (10, 4, 3, 2)],
+)
+def test_fit_goes_on_where_steps_per_epoch_ended_as_keras_does(
+    form, rows, batch_size, steps, epochs
+):
+    x, y = np.arange(rows, dtype="float32")[:, None], np.zeros((rows, 1), "float32")
+    held_out = {"validation_data": (x + 100, y), "validation_steps": 1}
+    options = {"epochs": epochs, "steps_per_epoch": steps, "validation_batch_size": 2, **held_out}
+    theirs, theirs_held_out = rows_of_fit(keras, x, y, batch_size=batch_size, **options)
+
+    pairs = [(x[i : i + batch_size], y[i : i + batch_size]) for i in range(0, rows, batch_size)]
+    sequence = type("Sequence", (OldSequence,), {
+        "__len__": lambda self: len(pairs), "__getitem__": lambda self, index: pairs[index],
+    })  # fmt: skip
+    single = TensorDataset(torch.tensor(x), torch.tensor(y))
+    data = {
+        "arrays": (x, y),
+        "Dataset": (torch.utils.data.Subset(single, range(rows)),),
+        "loader": (DataLoader(single, batch_size),),
+        "list": (pairs,),
+        "function": (lambda: iter(pairs),),
+        "Sequence": (sequence(),),
+    }[form]
+    ours, ours_held_out = rows_of_fit(dl, *data, batch_size=batch_size, **options)
+    assert len(ours) == epochs * steps
+    assert ours[: len(theirs)] == theirs  # Keras cuts an epoch short where the rows ran out
+    assert ours == list(itertools.islice(itertools.cycle(theirs[: len(pairs)]), len(ours)))
+    assert ours_held_out == theirs_held_out == epochs * [[100, 101]]
 
 
 def test_arrays_split_shares_memory_where_the_rows_are_a_range():
@@ -302,11 +374,23 @@ def test_stream_goes_on_in_a_generator_where_the_last_epoch_ended():
     assert (first, second) == ([0, 1, 2], [3, 4, 5])
 
 
-def test_stream_starts_a_loader_anew_when_steps_end_an_epoch_early():
-    source = Stream(DataLoader(Rows(), BATCH)).batching(steps=2)
-    for epoch in range(3):
-        first, *_ = source.epoch(epoch)
-        np.testing.assert_array_equal(first[0], X[:BATCH])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_stream_goes_on_in_a_loader_in_training_alone(goes_on):
+    source = Stream(DataLoader(Rows(), BATCH))
+    source.goes_on = goes_on
+    source.peek()
+    source.batching(steps=4)
+    taken = [x for epoch in range(3) for x, _, _ in source.epoch(epoch)]
+    found = np.concatenate([x[:1] for x in taken])
+    order = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5] if goes_on else [0, 1, 2, 3] * 3
+    np.testing.assert_array_equal(found, X[::BATCH][order])
+
+
+def test_stream_whose_pass_is_shorter_than_an_epoch_says_so_in_the_first():
+    source = Stream(DataLoader(Rows(), BATCH))
+    source.goes_on, source.steps_name = True, "steps_per_epoch"
+    with pytest.raises(ValueError, match=r"after 6 batches in epoch 1.*Write steps_per_epoch=6"):
+        taken(source.batching(steps=7))
 
 
 def test_stream_merges_a_last_single_row_into_the_batch_before():

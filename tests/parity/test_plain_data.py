@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import OrderedDict, defaultdict
 
 import pytest
@@ -112,16 +113,28 @@ def test_class_weight_with_a_stream(task):
     )
 
 
-def test_steps_per_epoch_takes_the_first_batches_of_each_order(task):
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "loader"])
+def test_steps_per_epoch_goes_on_where_the_last_epoch_ended(task, kind, shuffle):
+    given = {
+        "arrays": (task.x, task.given_y),
+        "dataset": (Rows(task.x, task.y),),
+        "loader": (DataLoader(TensorDataset(task.x, task.y), BATCH, shuffle=shuffle),),
+    }[kind]
+    options = {"batch_size": BATCH, "epochs": 5, "steps_per_epoch": 4, "shuffle": shuffle}
     model, net = task.pair()
 
-    def first_four():
-        data = batches_of(task.x, task.y)
-        return lambda epoch: [batch for _, batch in zip(range(4), data(epoch))]
+    def passes():
+        if kind == "loader":
+            each = lambda _: ((x, y, None) for x, y in given[0])  # noqa: E731
+        else:
+            each = batches_of(task.x, task.y, shuffle=shuffle)
+        batches = itertools.chain.from_iterable(map(each, itertools.count()))
+        return lambda epoch: itertools.islice(batches, 4)
 
     history, expected = run_both(
-        lambda: model.fit(task.x, task.given_y, BATCH, 3, 0, steps_per_epoch=4),
-        lambda: plain_fit(net, first_four(), task.plain_loss, plain_sgd(net), 3, hits=task.hits),
+        lambda: model.fit(*given, **options, verbose=0),
+        lambda: plain_fit(net, passes(), task.plain_loss, plain_sgd(net), 5, hits=task.hits),
     )
     assert_same_weights(model, net)
     assert_same_history(history, expected)
