@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,11 +23,27 @@ EPSILON = 1e-7  # Keras's fuzz factor, the bound of probabilities inside a logar
 
 
 def _reduce(values: Tensor, reduction: str) -> Tensor:
-    return values.mean() if reduction == "mean" else values.flatten(1).mean(1)
+    """The mean of all values, or of each sample's, ``(N,)``."""
+    if reduction == "mean":
+        return values.mean()
+    if reduction != "none":
+        raise ValueError(
+            f"reduction={reduction!r:.60} was given; expected 'mean' (a scalar) or 'none' (one "
+            "number a sample): write loss(y_pred, y_true, reduction='none').sum() for a sum."
+        )
+    if values.dim() == 0:
+        raise ValueError(
+            "reduction='none' was given for one sample without a sample axis; expected y_pred of "
+            "shape (N, …): write y_pred.unsqueeze(0) and y_true.unsqueeze(0)."
+        )
+    return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
 def mean_squared_error(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """Mean of ``(y_pred − y_true)²``.
+    """Mean of ``(y_pred − y_true)²``, in the targets' unit squared.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
 
     Example:
         >>> mean_squared_error(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
@@ -38,76 +55,175 @@ def mean_squared_error(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") 
 
 
 def mean_absolute_error(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """Mean of ``|y_pred − y_true|``."""
+    """Mean of ``|y_pred − y_true|``, in the targets' unit.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> mean_absolute_error(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+        tensor(2.)
+    """
     return _reduce((y_pred - y_true).abs(), reduction)
 
 
 def mean_absolute_percentage_error(
     y_pred: Tensor, y_true: Tensor, reduction: str = "mean"
 ) -> Tensor:
-    """Mean of ``100·|y_true − y_pred| / max(|y_true|, 1e-7)``, in percent."""
+    """Mean of ``100·|y_true − y_pred| / max(|y_true|, 1e-7)``, in percent.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> mean_absolute_percentage_error(torch.tensor([[3.0]]), torch.tensor([[4.0]]))
+        tensor(25.)
+    """
     return _reduce(100 * ((y_true - y_pred) / y_true.abs().clamp_min(EPSILON)).abs(), reduction)
 
 
 def mean_squared_logarithmic_error(
     y_pred: Tensor, y_true: Tensor, reduction: str = "mean"
 ) -> Tensor:
-    """Mean of ``(log(1 + y_true) − log(1 + y_pred))²``, both bounded below by 1e-7."""
+    """Mean of ``(log(1 + y_true) − log(1 + y_pred))²``, both bounded below by 1e-7; no unit.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> y_pred, y_true = torch.tensor([[1.0]]), torch.tensor([[3.0]])
+        >>> round(float(mean_squared_logarithmic_error(y_pred, y_true)), 4)
+        0.4805
+    """
     first, second = y_pred.clamp_min(EPSILON).log1p(), y_true.clamp_min(EPSILON).log1p()
     return _reduce((first - second) ** 2, reduction)
 
 
 def huber(y_pred: Tensor, y_true: Tensor, reduction: str = "mean", *, delta: float = 1.0) -> Tensor:
-    """Huber's loss: ½e² where ``|e| ≤ delta``, else ``delta·(|e| − ½delta)``.
+    """Mean of Huber's loss: squared for small errors, linear beyond ``delta``.
+
+    Formula: with ``e = y_pred − y_true``, ``½e²`` where ``|e| ≤ delta``, else
+    ``delta·(|e| − ½delta)``; in the targets' unit squared.
 
     Reference: P. J. Huber, 1964, "Robust estimation of a location parameter".
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> huber(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+        tensor(1.5000)
     """
     return _reduce(F.huber_loss(y_pred, y_true, reduction="none", delta=delta), reduction)
 
 
 def log_cosh(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """Mean of ``log(cosh(e))``, computed as ``|e| + log(1 + exp(−2|e|)) − log 2``."""
+    """Mean of ``log(cosh(e))`` for ``e = y_pred − y_true``, near ½e², far out ``|e| − log 2``.
+
+    Computed as ``|e| + log(1 + exp(−2|e|)) − log 2``, which does not overflow; no unit.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> log_cosh(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+        tensor(1.3250)
+    """
     error = (y_pred - y_true).abs()
     return _reduce(error + F.softplus(-2 * error) - 0.6931471805599453, reduction)
 
 
 def poisson(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """Poisson loss ``y_pred − y_true·log(y_pred + 1e-7)`` for predicted rates."""
+    """Mean of ``y_pred − y_true·log(y_pred + 1e-7)`` for predicted rates.
+
+    The negative log likelihood of counts, in nats, without ``log(y_true!)``.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> poisson(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+        tensor(1.0000)
+    """
     return _reduce(y_pred - y_true * (y_pred + EPSILON).log(), reduction)
 
 
 def kl_divergence(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """Kullback–Leibler divergence ``Σ y_true·log(y_true / y_pred)`` over the last axis, nats."""
+    """Kullback–Leibler divergence ``Σ y_true·log(y_true / y_pred)`` over the last axis, nats.
+
+    Shape:
+        Outputs and targets alike, probabilities ``(N, …, K)``, or ``(N,)``, which is one column;
+        gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> kl_divergence(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]]))
+        tensor(0.6931)
+    """
     p, q = y_true.clamp(EPSILON, 1.0), y_pred.clamp(EPSILON, 1.0)
-    return _reduce_positions((p * (p / q).log()).sum(-1), reduction)
+    terms = p * (p / q).log()
+    return _reduce(terms.sum(-1) if terms.dim() > 1 else terms, reduction)
 
 
 def cosine_similarity(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """Minus the cosine of the angle between rows: −1 means equal directions."""
-    return _reduce_positions(-F.cosine_similarity(y_pred, y_true, dim=-1), reduction)
+    """Minus the cosine of the angle between rows: −1 means equal directions.
+
+    Formula: ``−Σ p·t / (‖p‖ · ‖t‖)`` over the last axis.
+
+    Shape:
+        Outputs and targets alike, ``(N, …, D)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> cosine_similarity(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor(-1.)
+    """
+    return _reduce(-F.cosine_similarity(y_pred, y_true, dim=-1), reduction)
 
 
 def hinge(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """Mean of ``max(1 − y_true·y_pred, 0)`` for targets −1 and 1."""
-    return _reduce((1 - y_true * y_pred).clamp_min(0), reduction)
+    """Mean of ``max(1 − y_true·y_pred, 0)`` for targets −1 and 1; 0 and 1 mean the same.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> hinge(torch.tensor([[0.5], [0.5]]), torch.tensor([[1], [0]]))
+        tensor(1.)
+    """
+    return _reduce((1 - _signs(y_true, y_pred) * y_pred).clamp_min(0), reduction)
 
 
 def squared_hinge(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """Mean of ``max(1 − y_true·y_pred, 0)²`` for targets −1 and 1."""
-    return _reduce((1 - y_true * y_pred).clamp_min(0) ** 2, reduction)
+    """Mean of ``max(1 − y_true·y_pred, 0)²`` for targets −1 and 1; 0 and 1 mean the same.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> squared_hinge(torch.tensor([[0.5], [0.5]]), torch.tensor([[1], [0]]))
+        tensor(1.2500)
+    """
+    return _reduce((1 - _signs(y_true, y_pred) * y_pred).clamp_min(0) ** 2, reduction)
+
+
+def _signs(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """0 and 1 as −1 and 1, as Keras takes them, without waiting for the device to look."""
+    y_true = y_true.to(y_pred.dtype)
+    return torch.where(((y_true == 0) | (y_true == 1)).all(), 2 * y_true - 1, y_true)
 
 
 def categorical_hinge(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
-    """``max(1 + max over wrong classes − right class, 0)`` for one-hot targets."""
+    """Mean of ``max(1 + max over wrong classes − right class, 0)`` for one-hot targets.
+
+    Shape:
+        Outputs and targets alike, ``(N, …, K)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> categorical_hinge(torch.tensor([[0.5, 0.25]]), torch.tensor([[1.0, 0.0]]))
+        tensor(0.7500)
+    """
     right = (y_true * y_pred).sum(-1)
     wrong = ((1 - y_true) * y_pred).amax(-1)
-    return _reduce_positions((1 + wrong - right).clamp_min(0), reduction)
-
-
-def _reduce_positions(values: Tensor, reduction: str) -> Tensor:
-    if reduction == "mean":
-        return values.mean()
-    return values if values.dim() == 1 else values.flatten(1).mean(1)
+    return _reduce((1 + wrong - right).clamp_min(0), reduction)
 
 
 class Loss:
@@ -120,7 +236,13 @@ class Loss:
         name: shown in messages.
         options: further arguments of ``function``.
 
-    Shape: ``y_pred`` and ``y_true`` as the function's; the result is a scalar, or ``(N,)``.
+    Shape:
+        ``y_pred`` and ``y_true`` as the function's; the result is a scalar, or ``(N,)``.
+
+    Example:
+        >>> loss = Loss(huber, "wide_huber", delta=5.0)
+        >>> loss, loss(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+        (<loss wide_huber(delta=5.0)>, tensor(2.))
     """
 
     crossentropy: str | None = None  # "categorical" or "binary"
@@ -147,7 +269,9 @@ class CategoricalCrossentropy(Loss):
         from_logits: the outputs are raw scores, softmax is part of the loss.
         label_smoothing: share of the target given to all classes alike, 0 ≤ s < 1.
 
-    Shape: outputs ``(N, …, K)``; targets ``(N, …)`` indices or ``(N, …, K)``.
+    Shape:
+        Outputs ``(N, …, K)``; targets ``(N, …)`` indices or ``(N, …, K)``; gives a scalar, or
+        ``(N,)``.
 
     Example:
         >>> loss = CategoricalCrossentropy(from_logits=True)
@@ -173,17 +297,31 @@ class CategoricalCrossentropy(Loss):
             if reduction == "mean":
                 return F.cross_entropy(logits, y_true, label_smoothing=smoothing)
             loss = F.cross_entropy(logits, y_true, reduction="none", label_smoothing=smoothing)
-            return _reduce_positions(loss, reduction)
+            return _reduce(loss, reduction)
         # Clipped probabilities need no second normalisation.
         if not y_true.is_floating_point():
             y_true = F.one_hot(y_true, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
         if smoothing:
             y_true = y_true * (1 - smoothing) + smoothing / logits.shape[1]
-        return _reduce_positions(-(y_true * logits).sum(1), reduction)
+        return _reduce(-(y_true * logits).sum(1), reduction)
 
 
 class SparseCategoricalCrossentropy(CategoricalCrossentropy):
-    """Crossentropy of one label among K, for targets that are class indices; the same loss."""
+    """Crossentropy of one label among K, for targets that are class indices; the same loss.
+
+    Formula: ``−log p_y``, nats per sample.
+
+    Args:
+        from_logits: the outputs are raw scores, softmax is part of the loss.
+
+    Shape:
+        Outputs ``(N, …, K)``; targets ``(N, …)`` indices; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> loss = SparseCategoricalCrossentropy()
+        >>> round(float(loss(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))), 4)
+        0.6931
+    """
 
     def __init__(self, from_logits: bool = False):
         super().__init__(from_logits)
@@ -200,7 +338,13 @@ class BinaryCrossentropy(Loss):
         from_logits: the outputs are raw scores, the sigmoid is part of the loss.
         label_smoothing: pulls targets towards ½, 0 ≤ s < 1.
 
-    Shape: outputs and targets alike, ``(N,)``, ``(N, 1)`` or ``(N, …)``.
+    Shape:
+        Outputs and targets alike, ``(N,)``, ``(N, 1)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> loss = BinaryCrossentropy()
+        >>> round(float(loss(torch.tensor([[0.5]]), torch.tensor([[1.0]]))), 4)
+        0.6931
     """
 
     crossentropy = "binary"
@@ -221,11 +365,25 @@ class BinaryCrossentropy(Loss):
         else:
             p = y_pred.clamp(EPSILON, 1 - EPSILON)
             loss = -(y_true * p.log() + (1 - y_true) * (1 - p).log())
-        return _reduce_positions(loss, reduction)
+        return _reduce(loss, reduction)
 
 
 class Huber(Loss):
-    """Huber's loss with its bend at ``delta``."""
+    """Huber's loss with its bend at ``delta``: squared for small errors, linear beyond.
+
+    Formula: with ``e = y_pred − y_true``, ``½e²`` where ``|e| ≤ delta``, else
+    ``delta·(|e| − ½delta)``; in the targets' unit squared.
+
+    Args:
+        delta: the error where the line begins, in the targets' unit.
+
+    Shape:
+        Outputs and targets alike, ``(N,)`` or ``(N, …)``; gives a scalar, or ``(N,)``.
+
+    Example:
+        >>> Huber(delta=5.0)(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+        tensor(2.)
+    """
 
     def __init__(self, delta: float = 1.0):
         super().__init__(huber, "huber", delta=check_between("delta", delta, 0, 1e30, ends="(]"))
@@ -234,7 +392,12 @@ class Huber(Loss):
 def _simple(name: str, function: Callable[..., Tensor]) -> type[Loss]:
     """The class of a loss without arguments of its own."""
 
-    def __init__(self: Loss) -> None:
+    def __init__(self: Loss, *given: Any, **options: Any) -> None:
+        if given or options:
+            raise TypeError(
+                f"{name} was given {[*given, *options]!s:.80}; expected no arguments: write "
+                f"{name}(), and loss(y_pred, y_true, reduction='none') for one number a sample."
+            )
         Loss.__init__(self, function, function.__name__)
 
     inside = {"__init__": __init__, "__doc__": function.__doc__, "__module__": __name__}
@@ -333,6 +496,7 @@ def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """
     if getattr(loss, "reduction", "mean") == "sum":
         return functools.partial(_refuse_sum, loss)
+    by_batch = getattr(loss, "reduction", "mean") == "batchmean"  # torch's sum over positions
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         loss = copy.copy(loss)
         loss.reduction = "none"
@@ -340,10 +504,11 @@ def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
         inspect.isfunction(loss) and "reduction" in inspect.signature(loss).parameters
     ):
         loss = functools.partial(loss, reduction="none")
-    return functools.partial(_values_of, loss)  # not a closure: models are pickled whole
+    # Not a closure: models are pickled whole.
+    return functools.partial(_values_of, loss, by_batch)
 
 
-def _values_of(loss: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+def _values_of(loss: Any, by_batch: bool, y_pred: Tensor, y_true: Tensor) -> Tensor:
     values = loss(y_pred, y_true)
     if values.dim() == 0:
         raise ValueError(
@@ -351,7 +516,9 @@ def _values_of(loss: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
             f"batch of {len(y_pred)}; sample and class weights expect one a sample: return a "
             "tensor of shape (N,), or use a torch loss or a name."
         )
-    return values.flatten(1).mean(1) if values.dim() > 1 else values
+    if by_batch:
+        return values.reshape(len(values), -1).sum(1)
+    return _reduce(values, "none")
 
 
 def _refuse_sum(loss: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ float64) and counts of hits are integers, so that millions of batches lose nothi
 ``y_pred`` is what ``predict`` gives, with the classes on the last axis: ``(N, …, K)``. ``y_true``
 is class indices ``(N, …)``, one-hot ``(N, …, K)``, or of the same shape. ``(N,)`` and ``(N, 1)``
 are aligned; whatever else would broadcast is an error with both shapes. ``sample_weight`` is one
-number for a row ``(N,)``, or one for a position ``(N, T)``.
+number for a row ``(N,)``, or one for a position ``(N, T)``. Where torch's loss ignores targets
+(``ignore_index``), ``fit`` and ``evaluate`` leave these out: the metrics see the other rows, and
+of sequences and pictures the other positions one after the other, ``(M, K)`` and ``(M,)``.
 
 Before any row was seen, and where a quotient has no denominator, the result is 0.0 as in Keras,
 unless the metric's own text says nan.
@@ -273,6 +275,9 @@ class RootMeanSquaredError(MeanSquaredError):
     Args:
         name: the key in the history.
 
+    Shape:
+        Outputs and targets of one shape.
+
     Example:
         >>> metric = RootMeanSquaredError()
         >>> metric.update(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
@@ -290,6 +295,9 @@ class MeanAbsoluteError(_Mean):
 
     Args:
         name: the key in the history.
+
+    Shape:
+        Outputs and targets of one shape.
 
     Example:
         >>> metric = MeanAbsoluteError()
@@ -326,8 +334,7 @@ class CosineSimilarity(_Mean):
     def _values(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         if y_pred.ndim < 2:
             raise ValueError(
-                f"{self.name} was given outputs of shape {tuple(y_pred.shape)}; expected vectors "
-                "(N, D)."
+                f"{self.name} was given outputs of shape {_shape(y_pred)}; expected vectors (N, D)."
             )
         y_pred = _floating(y_pred)
         y_true = _aligned(self, y_pred, y_true).to(y_pred.dtype)
@@ -379,7 +386,7 @@ class FunctionMetric(_Mean):
         elif values.shape[0] != rows:
             raise ValueError(
                 f"{self.name} returned shape {tuple(values.shape)} for {rows} rows; expected one "
-                f"value for each row, ({rows},), or their mean."
+                "value for each row, (N,), or their mean."
             )
         else:
             self._take(values, sample_weight)
@@ -541,6 +548,8 @@ class Precision(_Counts):
         average: str | None = None,
         name: str | None = None,
     ) -> None:
+        if thresholds is not None:
+            thresholds = _number("thresholds", thresholds)
         super().__init__(thresholds, average, name)
 
     def update(self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None = None) -> None:
@@ -555,6 +564,12 @@ class Recall(Precision):
     """How many of the actual positives were found.
 
     Formula: ``TP / (TP + FN)``; 0.0 if there are none. The arguments are ``Precision``'s.
+
+    Shape:
+        Outputs ``(N,)`` or ``(N, 1)``, or ``(N, …, K)``; targets as the module says.
+
+    Units:
+        A fraction from 0 to 1.
 
     Example:
         >>> metric = Recall()
@@ -651,7 +666,7 @@ class ConfusionMatrix(Metric):
         if self._size not in (None, classes):
             raise ValueError(
                 f"{self.name} was made for {self._size} classes and the outputs have "
-                f"{classes} (shape {tuple(y_pred.shape)}); write ConfusionMatrix({classes})."
+                f"{classes} (shape {_shape(y_pred)}); write ConfusionMatrix({classes})."
             )
         cells = _histogram(actual * classes + predicted, weight, (classes + 1) * classes)
         self._add(cells=cells.reshape(classes + 1, classes))
@@ -888,7 +903,7 @@ def _class_indices(metric: Metric, y_pred: Tensor, y_true: Tensor) -> Tensor:
     shape = y_pred.shape
     if _one_column(y_pred):
         raise ValueError(
-            f"{metric.name} was given one output column, shape {tuple(shape)}; expected one for "
+            f"{metric.name} was given one output column, shape {_shape(y_pred)}; expected one for "
             "each class. Write 'binary_accuracy' or 'accuracy' for yes/no outputs."
         )
     if y_true.shape == shape:
@@ -898,9 +913,9 @@ def _class_indices(metric: Metric, y_pred: Tensor, y_true: Tensor) -> Tensor:
     if y_true.shape == (*shape[:-1], 1):
         return y_true.squeeze(-1)
     raise ValueError(
-        f"{metric.name} was given targets of shape {tuple(y_true.shape)} for outputs of shape "
-        f"{tuple(shape)}; expected class indices {tuple(shape[:-1])} or one-hot rows "
-        f"{tuple(shape)}."
+        f"{metric.name} was given targets of shape {_shape(y_true, y_pred)} for outputs of shape "
+        f"{_shape(y_pred, y_true)}; expected class indices {_shape(y_pred[..., 0])} or one-hot "
+        f"rows {_shape(y_pred)}."
     )
 
 
@@ -911,8 +926,8 @@ def _aligned(metric: Metric, y_pred: Tensor, y_true: Tensor, hint: str = "") -> 
     if (*y_true.shape, 1) == y_pred.shape or y_true.shape == (*y_pred.shape, 1):
         return y_true.reshape(y_pred.shape)
     raise ValueError(
-        f"{metric.name} was given targets of shape {tuple(y_true.shape)} for outputs of shape "
-        f"{tuple(y_pred.shape)}, which would broadcast or fail; expected the same shape"
+        f"{metric.name} was given targets of shape {_shape(y_true, y_pred)} for outputs of shape "
+        f"{_shape(y_pred, y_true)}, which would broadcast or fail; expected the same shape"
         f"{'; ' + hint if hint else ''}."
     )
 
@@ -924,11 +939,18 @@ def _weight(metric: Metric, sample_weight: Tensor, values: Tensor) -> Tensor:
         weight = weight.reshape(-1)
     if weight.ndim == 0 or weight.shape != values.shape[: weight.ndim]:
         raise ValueError(
-            f"{metric.name} was given sample weights of shape {tuple(sample_weight.shape)} for "
-            f"values of shape {tuple(values.shape)}; expected one for each row, "
-            f"({values.shape[0]},)."
+            f"{metric.name} was given sample weights of shape {_shape(sample_weight, values)} for "
+            f"values of shape {_shape(values, sample_weight)}; expected one for each row, (N,)."
         )
     return weight.reshape(*weight.shape, *[1] * (values.ndim - weight.ndim))
+
+
+def _shape(values: Tensor, other: Tensor | None = None) -> str:
+    """A shape for messages: ``(N, 3)``, unless the rows of ``other`` are another number."""
+    sizes = [str(size) for size in values.shape]
+    if sizes and (other is None or values.shape[:1] == other.shape[:1]):
+        sizes[0] = "N"
+    return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
 
 
 def _sum_of_rows(values: Tensor) -> Tensor:
@@ -955,7 +977,7 @@ def _one_column(y_pred: Tensor) -> bool:
 def _two_columns(metric: Metric, y_pred: Tensor) -> str:
     name = type(metric).__name__
     return (
-        f"{metric.name} was given two output columns, shape {tuple(y_pred.shape)}; expected one "
+        f"{metric.name} was given two output columns, shape {_shape(y_pred)}; expected one "
         f"column of probabilities. Write {name}(average='macro') for two classes (softmax), "
         f"{name}({'' if name == 'AUC' else 'thresholds=0.5, '}average='micro') for two labels "
         "that may hold together, or end the model with one sigmoid output."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 
@@ -138,6 +139,8 @@ def test_crossentropy_from_logits_is_torchs_to_the_bit():
     assert torch.equal(loss(logits, targets), F.binary_cross_entropy_with_logits(logits, targets))
 
 
+OF_ROWS = ("cosine_similarity", "categorical", "sparse")  # which need several numbers a row
+
 # -- one contract for every loss -------------------------------------------------------------------
 
 
@@ -161,6 +164,59 @@ def test_loss_mean_is_the_mean_of_the_samples(loss, name, shape):
     assert float(mean) == pytest.approx(float(values.mean()), rel=1e-9)
     one_by_one = [float(loss(p[None], y[None])) for p, y in zip(y_pred, y_true)]
     np.testing.assert_allclose(values, one_by_one, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", [n for n in losses.NAMES if not n.startswith(OF_ROWS)])
+def test_loss_of_a_vector_is_that_of_its_column(name):
+    y_pred, y_true = random_pair(name, 6, 1)
+    loss = losses.get(name)
+    values = loss(y_pred[:, 0], y_true[:, 0], reduction="none")
+    assert values.shape == (6,)
+    assert torch.equal(values, loss(y_pred, y_true, reduction="none"))
+    assert float(loss(y_pred[:, 0], y_true[:, 0])) == pytest.approx(float(values.mean()))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "Mean", None])
+@pytest.mark.parametrize(("loss", "name"), every_form())
+def test_loss_refuses_another_reduction(loss, name, reduction):
+    with pytest.raises(ValueError, match=f"reduction={reduction!r} was given; expected 'mean'"):
+        loss(*random_pair(name, 6, 4), reduction=reduction)
+
+
+def test_loss_of_one_vector_has_no_number_a_sample():
+    for loss in (losses.cosine_similarity, losses.categorical_hinge):
+        with pytest.raises(ValueError, match=r"without a sample axis.*unsqueeze\(0\)"):
+            loss(torch.rand(4), torch.rand(4), reduction="none")
+
+
+def test_loss_without_arguments_says_so():
+    with pytest.raises(
+        TypeError, match=r"MeanSquaredError was given \['reduction'\]; .*write Mean"
+    ):
+        losses.MeanSquaredError(reduction="sum")
+    with pytest.raises(TypeError, match=r"Hinge was given \[2\]; expected no arguments"):
+        losses.Hinge(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool, torch.uint8])
+@pytest.mark.parametrize("name", ["hinge", "squared_hinge"])
+def test_hinge_alone_takes_0_and_1_as_keras_does(name, dtype):
+    y_pred, y_true = random_pair(name, 7, 4)
+    zeros_and_ones = (y_true > 0).to(dtype)
+    expected = keras_values(name, y_pred, zeros_and_ones.double())
+    for loss in (losses.get(name), getattr(losses, name)):
+        values = loss(y_pred, zeros_and_ones, reduction="none")
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+        assert torch.equal(values, loss(y_pred, y_true, reduction="none"))
+
+
+def test_mape_of_tiny_targets_is_keras():
+    y_true = torch.tensor([[0.0, 1e-9, -1e-9, 1e-6, -2.0]]).double()
+    y_pred = torch.tensor([[1e-8, -1e-8, 2e-8, 2e-6, -1.0]]).double()
+    expected = keras_values("mean_absolute_percentage_error", y_pred, y_true)
+    value = losses.mean_absolute_percentage_error(y_pred, y_true, reduction="none")
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert value.item() == pytest.approx((10 + 11 + 21 + 100 + 50) / 5)
 
 
 @pytest.mark.parametrize(("loss", "name"), every_form())
@@ -361,3 +417,88 @@ def test_crossentropy_is_torchs_when_the_first_ignored_target_comes_late_in_a_st
     whole = F.cross_entropy(model(x), y).item()
     batches = [(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)]
     assert model.evaluate(batches, verbose=0) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "log_cosh"])
+def test_sample_weight_reaches_a_network_that_squeezes(loss):
+    dl.seed(0)
+    x, y, w = torch.randn(7, 4), torch.randn(7), torch.rand(7)
+    model = dl.Model(nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)))
+    model.compile("sgd", loss)
+    expected = (losses.get(loss)(model(x), y, reduction="none") * w).mean().item()
+    assert model.evaluate(x, y, sample_weight=w, batch_size=3, verbose=0) == pytest.approx(expected)
+    model.fit(x, y, sample_weight=w, verbose=0)
+
+
+CLASS_WEIGHTS = torch.tensor([1.0, 5.0, 0.2])
+COUNTING = [
+    nn.CrossEntropyLoss(weight=CLASS_WEIGHTS),
+    nn.CrossEntropyLoss(ignore_index=1),
+    nn.CrossEntropyLoss(weight=CLASS_WEIGHTS, ignore_index=2, label_smoothing=0.1),
+    nn.CrossEntropyLoss(),  # whose ignored index is −100
+    nn.NLLLoss(weight=CLASS_WEIGHTS, ignore_index=0),
+]
+
+
+def counting_task(loss, positions: bool) -> tuple:
+    """A model of three classes, rows or sequences, and targets of which some are ignored."""
+    dl.seed(0)
+    ends = [nn.LogSoftmax(1)] if isinstance(loss, nn.NLLLoss) else []
+    layer = nn.Conv1d(4, 3, 1) if positions else nn.Linear(4, 3)
+    model = dl.Model(nn.Sequential(layer, *ends))
+    model.compile(dl.optimizers.SGD(0.1), loss)
+    x = torch.randn(23, 4, 5) if positions else torch.randn(23, 4)
+    y = torch.randint(3, (23, 5) if positions else (23,))
+    if loss.weight is None and loss.ignore_index == -100:
+        y.flatten()[::4] = -100
+    return model, x, y
+
+
+@pytest.mark.parametrize("positions", [False, True], ids=["rows", "positions"])
+@pytest.mark.parametrize("loss", COUNTING, ids=repr)
+def test_sample_weight_of_ones_changes_nothing(loss, positions):
+    model, x, y = counting_task(loss, positions)
+    whole = loss(model(x), y).item()
+    other, ones = counting_task(loss, positions)[0], torch.ones(23)
+    for size in (4, 23):
+        assert model.evaluate(x, y, size, 0) == pytest.approx(whole, rel=1e-5)
+        assert model.evaluate(x, y, size, 0, sample_weight=ones) == pytest.approx(whole, rel=1e-5)
+    model.fit(x, y, 4, 2, 0, shuffle=False)
+    history = other.fit(x, y, 4, 2, 0, shuffle=False, sample_weight=ones)
+    assert history.history["loss"] == pytest.approx(model.history.history["loss"], rel=1e-5)
+    for one, two in zip(model.parameters(), other.parameters()):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("positions", [False, True], ids=["rows", "positions"])
+@pytest.mark.parametrize("loss", COUNTING, ids=repr)
+def test_sample_weight_meets_class_weight_and_ignored_targets(loss, positions):
+    model, x, y = counting_task(loss, positions)
+    w = torch.linspace(0, 2, 23)
+    alike = copy.copy(loss)
+    alike.reduction = "none"
+    each = alike(model(x), y).reshape(23, -1)
+    counted = (y != loss.ignore_index).float()
+    if loss.weight is not None:
+        counted = counted * loss.weight[y]
+    expected = ((each * w[:, None]).sum() / counted.sum()).item()
+    for size in (1, 4, 23):
+        result = model.evaluate(x, y, size, 0, sample_weight=w)
+        assert result == pytest.approx(expected, rel=1e-5)
+
+
+def test_weighted_loss_trains_on_when_a_batch_has_only_ignored_targets():
+    x, y = torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 1, 1, 1])
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", nn.CrossEntropyLoss(ignore_index=1))
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0, sample_weight=torch.ones(8))
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_sample_weight_of_ones_changes_nothing_for_a_sum_over_the_classes():
+    model = dl.Model(nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(1)))
+    model.compile("sgd", nn.KLDivLoss(reduction="batchmean"))
+    x, y = torch.randn(6, 4), torch.rand(6, 3).softmax(1)
+    plain = model.evaluate(x, y, verbose=0)
+    ones = model.evaluate(x, y, verbose=0, sample_weight=torch.ones(6))
+    assert ones == pytest.approx(plain, rel=1e-6)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import easydl as dl
 from easydl import metrics
 
 torch.set_num_threads(1)
@@ -447,7 +448,7 @@ def test_binary_metrics_refuse_two_softmax_columns_and_say_what_to_write():
     onehot = torch.tensor([[1, 0], [0, 1], [0, 1]])
     for make in (metrics.Precision, metrics.Recall, metrics.AUC):
         for y_true in (onehot, onehot.argmax(-1)):
-            with pytest.raises(ValueError, match=r"\(3, 2\).*\(average='macro'\).*sigmoid"):
+            with pytest.raises(ValueError, match=r"\(N, 2\).*\(average='macro'\).*sigmoid"):
                 make().update(y_pred, y_true)
         name = make.__name__
         metric = make(average="macro")
@@ -468,7 +469,7 @@ def test_binary_metrics_with_class_indices_for_wide_outputs_point_to_average():
 def test_categorical_metrics_refuse_one_column():
     y_pred, y_true = torch.rand(5, 1), torch.ones(5, 1)
     for make in (metrics.CategoricalAccuracy, lambda: metrics.TopKCategoricalAccuracy(1)):
-        with pytest.raises(ValueError, match=r"one output column, shape \(5, 1\).*binary_accuracy"):
+        with pytest.raises(ValueError, match=r"one output column, shape \(N, 1\).*binary_accuracy"):
             make().update(y_pred, y_true)
 
 
@@ -709,7 +710,9 @@ def test_get_refuses_what_is_no_metric(spec):
         (lambda: metrics.TopKCategoricalAccuracy(0), "k=0 "),
         (lambda: metrics.TopKCategoricalAccuracy(2.5), "k=2.5 "),
         (lambda: metrics.BinaryAccuracy("half"), "threshold='half'"),
-        (lambda: metrics.Precision(float("nan")), "threshold"),
+        (lambda: metrics.Precision(float("nan")), "thresholds=nan"),
+        (lambda: metrics.Recall([0.3, 0.5]), r"thresholds=\[0.3, 0.5\] was given"),
+        (lambda: metrics.F1Score(threshold="half"), "threshold='half'"),
     ],
 )
 def test_argument_out_of_range_is_refused_at_once(make, message):
@@ -718,7 +721,7 @@ def test_argument_out_of_range_is_refused_at_once(make, message):
 
 
 def test_cosine_refuses_outputs_without_a_vector_axis():
-    with pytest.raises(ValueError, match=r"shape \(5,\); expected vectors"):
+    with pytest.raises(ValueError, match=r"shape \(N,\); expected vectors"):
         metrics.CosineSimilarity().update(torch.rand(5), torch.rand(5))
 
 
@@ -727,3 +730,14 @@ def test_default_name_is_keras_snake_case():
         expected = getattr(keras.metrics, cls.__name__, None)
         if expected is not None:
             assert cls().name == re.sub(r"_\d+$", "", expected().name)  # Keras numbers its objects
+
+
+def test_message_about_shapes_speaks_of_n_rows_and_not_of_those_tried_out():
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["mae"])
+    with pytest.raises(ValueError, match=r"shape \(N,\) for outputs of shape \(N, 3\)"):
+        model.fit(torch.rand(8, 4), torch.arange(8) % 3, verbose=0)
+    with pytest.raises(ValueError, match=r"shape \(2,\) for outputs of shape \(5, 3\)"):
+        metrics.Accuracy().update(torch.rand(5, 3), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"expected class indices \(N, 4\) or one-hot rows"):
+        metrics.Accuracy().update(torch.rand(5, 4, 3), torch.zeros(5, 2))

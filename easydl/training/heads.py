@@ -165,8 +165,9 @@ class Head:
                 self._check_softmax_axis(output)
         if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
             self.ignored_index = loss.ignore_index
-        self.counts_by_target = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and (
-            loss.weight is not None or loss.ignore_index >= 0
+        self.ignores = self.ignored_index is not None and self.ignored_index >= 0
+        self.counts_by_target = self.ignores or (
+            self.ignored_index is not None and loss.weight is not None
         )
         self.to_predictions = self._to_predictions()
         self.threshold = 0.0 if _name(self.loss) in TWO_VALUED else 0.5
@@ -174,7 +175,10 @@ class Head:
     # -- what the loss and the metrics are given ----------------------------------------------
 
     def compute(self, output: Tensor, y: Tensor, sample_weight: Tensor | None) -> Tensor:
-        """The mean loss over the batch, a scalar; with weights ``Σ w·loss / N``, as Keras does."""
+        """The mean loss over the batch, a scalar; with weights ``Σ w·loss / N``, as Keras does.
+
+        ``N`` is what the loss divides by without weights: ``rows_counted``, else the rows.
+        """
         if self.class_axis == 1 and isinstance(self.loss, Loss):
             output = output.movedim(1, -1)
         if sample_weight is None:
@@ -184,7 +188,19 @@ class Head:
                 # Only ignored targets: torch's mean over nothing is nan, but its gradient is 0.
                 loss = loss if counted is None else loss.where(counted > 0, 0)
             return loss if loss.dim() == 0 else loss.mean()
-        return (self.per_sample(output, y) * sample_weight).mean()
+        values = self.per_sample(output, y) * sample_weight
+        counted = self.rows_counted(y)
+        if counted is None:
+            return values.mean()
+        return values.sum() / counted.where(counted > 0, 1)
+
+    def rows_counted(self, y: Tensor) -> Tensor | None:
+        """What torch divided the loss by, in rows, where these are not simply the batch's.
+
+        A target counts as much as its class weighs, an ignored one nothing.
+        """
+        found = losses.denominator(self.loss, y) if self.counts_by_target else None
+        return None if found is None else found * (len(y) / y.numel())
 
     def with_rows(self, output: Tensor, rows: int) -> Tensor:
         """The output, with its first axis again where squeeze() took it from a batch of one row."""
@@ -203,6 +219,18 @@ class Head:
         if self.to_predictions is not None:
             output = self.to_predictions(output)
         return output.movedim(1, -1) if self.class_axis == 1 and output.dim() > 2 else output
+
+    def without_ignored(
+        self, outputs: Tensor, labels: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The rows or positions, one after the other, whose target the loss does not ignore."""
+        if not self.ignores or labels.is_floating_point():
+            return outputs, labels, weights
+        kept = labels != self.ignored_index
+        if weights is not None:
+            weights = weights.reshape(len(labels), *[1] * (labels.dim() - 1)).expand_as(labels)
+            weights = weights[kept]
+        return outputs[kept], labels[kept], weights
 
     def labels(self, y: Tensor) -> Tensor:
         """Targets as metrics want them: classes last."""
@@ -290,7 +318,7 @@ class Head:
         if valid.numel() == y.numel():
             low, high = (int(v) for v in torch.aminmax(y))
         else:
-            self.counts_by_target = True
+            self.ignores = self.counts_by_target = True
             low, high = (int(v) for v in torch.aminmax(valid)) if valid.numel() else (0, 0)
         if low < 0 or high >= self.classes:
             shift = (

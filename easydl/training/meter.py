@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easydl.data.convert import leaves
+from easydl.data.convert import leaves, map_tree
 from easydl.losses import denominator, is_index_loss
 from easydl.training.heads import Head
 
@@ -45,10 +45,11 @@ class Meter:
         self, parts: dict[str, Tensor], rows: int, outputs: Any, y: Any, w: Tensor | None
     ) -> None:
         """Take in one batch. ``parts`` are its mean losses by name; nothing is computed here."""
-        self._parts.append((parts, rows))
+        # Detached, or each batch would keep its graph, with every activation, until the flush.
+        self._parts.append(({name: value.detach() for name, value in parts.items()}, rows))
         if self.named_metrics:
-            self._pending.append((outputs, y, w))
-            self._pending_size += outputs.numel() if isinstance(outputs, Tensor) else LARGEST // 8
+            self._pending.append((map_tree(Tensor.detach, outputs), y, w))
+            self._pending_size += sum(output.numel() for output in leaves(outputs))
         elif len(self.heads) == 1 and is_index_loss(self.heads[0].loss):
             self._pending.append((None, y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
@@ -72,7 +73,7 @@ class Meter:
 
     def _add_losses(self) -> None:
         for name in self._parts[0][0]:
-            values = torch.stack([parts[name].detach() for parts, _ in self._parts])
+            values = torch.stack([parts[name] for parts, _ in self._parts])
             values = values.to("cpu" if values.device.type == "mps" else values.device).double()
             counts = self._denominators(name, values)
             self._sums[name] = self._sums.get(name, 0.0) + (values * counts).sum()
@@ -96,9 +97,12 @@ class Meter:
                 kept = [
                     (leaves(outputs)[index], leaves(y)[index], w) for outputs, y, w in self._pending
                 ]
-                predicted = head.predictions(torch.cat([k[0].detach() for k in kept]))
+                predicted = head.predictions(torch.cat([k[0] for k in kept]))
                 labels = head.labels(torch.cat([k[1] for k in kept]))
                 weights = None if kept[0][2] is None else torch.cat([k[2] for k in kept])
+                predicted, labels, weights = head.without_ignored(predicted, labels, weights)
+                if not len(labels):
+                    continue
                 for _, metric in head.metrics:
                     metric.update(*head.seen_by(metric, predicted, labels))
                 for _, metric in head.weighted_metrics:

@@ -13,6 +13,7 @@ from easydl.training import fused
 
 if TYPE_CHECKING:
     from easydl.model import Model
+    from easydl.training.heads import Head
 
 
 class NotFinite(FloatingPointError):
@@ -23,7 +24,8 @@ def train_step(model: Model, x: Any, y: Any, w: Tensor | None) -> tuple[dict[str
     """Train on one batch; returns its losses by name and the outputs.
 
     With ``accumulate=k`` the weights move every k batches, by the gradient of the mean over all
-    their rows: what one batch of that size would give.
+    their rows: what one batch of that size would give. A loss that counts its targets otherwise
+    (class weights, ignored targets, a sum) is joined by that count, if it is the only one.
     """
     state = model._compiled
     if state.waiting_batches == 0:
@@ -34,15 +36,23 @@ def train_step(model: Model, x: Any, y: Any, w: Tensor | None) -> tuple[dict[str
     if state.loss_is_free_to_read and state.strict and not math.isfinite(loss.item()):
         raise NotFinite(loss.item())
     if state.accumulate > 1:
-        rows = len(leaves(x)[0])
-        state.waiting_rows += rows
-        state.scaler.scale(loss * rows).backward()
+        rows = rows_counted(state.heads, x, y)
+        state.waiting_rows = 1 if rows is None else state.waiting_rows + rows
+        state.scaler.scale(loss if rows is None else loss * rows).backward()
     else:
         state.scaler.scale(loss).backward()
     state.waiting_batches += 1
     if state.waiting_batches == state.accumulate:
         update_weights(model)
     return parts, outputs
+
+
+def rows_counted(heads: list[Head], x: Any, y: Any) -> int | Tensor | None:
+    """What a batch's mean loss was divided by; ``None`` for sums."""
+    if heads and all(getattr(head.loss, "reduction", None) == "sum" for head in heads):
+        return None
+    counted = heads[0].rows_counted(y) if len(heads) == 1 else None
+    return len(leaves(x)[0]) if counted is None else counted
 
 
 def update_weights(model: Model) -> None:
@@ -52,9 +62,12 @@ def update_weights(model: Model) -> None:
     if state.accumulate > 1 or state.clip_norm is not None or state.clip_value is not None:
         scaler.unscale_(optimizer)
         if state.accumulate > 1:
+            rows = state.waiting_rows
+            if isinstance(rows, Tensor):
+                rows = rows.where(rows > 0, 1)  # only ignored targets: their gradient is 0
             for parameter in state.parameters:
                 if parameter.grad is not None:
-                    parameter.grad /= state.waiting_rows
+                    parameter.grad /= rows
         if state.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.parameters, state.clip_norm)
         if state.clip_value is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 from torch import nn
 
 import easydl as dl
@@ -95,3 +95,73 @@ def test_history_of_a_long_epoch_is_a_mean_in_double_precision():
     y = torch.full((30_000,), 0.1)
     loss = model.evaluate(torch.zeros(30_000, 1), y, batch_size=3, verbose=0)
     assert loss == pytest.approx(float(torch.tensor(0.1)), rel=1e-12)
+
+
+# -- ignored targets -------------------------------------------------------------------------------
+
+EVERY_METRIC = ["accuracy", "f1", "confusion_matrix", dl.metrics.TopKCategoricalAccuracy(2)]
+
+
+def custom(y_pred, y_true):
+    return (y_pred.argmax(-1) == y_true).float().mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+@pytest.mark.parametrize("shape", [(), (5,), (5, 2)], ids=str)
+@pytest.mark.parametrize("ignored", [-100, 255, 1])
+def test_metrics_leave_ignored_targets_out(ignored, shape, batch_size):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, *shape, generator=g)
+    y = torch.randint(3, (20, *shape), generator=g)
+    y[4:9] = ignored  # whole batches of nothing
+    y.flatten()[::5] = ignored
+    w = torch.linspace(0, 1, 20)
+    model = dl.Model(nn.Identity() if not shape else nn.Sequential(nn.Identity()))
+    loss = nn.CrossEntropyLoss(ignore_index=ignored)
+    model.compile("sgd", loss, metrics=[*EVERY_METRIC, custom], weighted_metrics=["acc"])
+    result = model.evaluate(x, y, batch_size, 0, return_dict=True)
+    weighted = model.evaluate(x, y, batch_size, 0, sample_weight=w, return_dict=True)
+    kept = y != ignored
+    predicted, true = x.argmax(1)[kept], y[kept]
+    assert result["loss"] == pytest.approx(loss(x, y).item(), rel=1e-6)
+    for key in ("accuracy", "custom"):
+        assert result[key] == pytest.approx(accuracy_score(true, predicted))
+    assert result["confusion_matrix"].tolist() == (
+        confusion_matrix(true, predicted, labels=range(3)).tolist()
+    )
+    two = x.movedim(1, -1)[kept].topk(2).indices
+    assert result["top_k_categorical_accuracy"] == pytest.approx(
+        (two == true[:, None]).any(1).double().mean().item()
+    )
+    weights = w.reshape(20, *[1] * len(shape)).expand(y.shape)[kept]
+    assert weighted["acc"] == pytest.approx(accuracy_score(true, predicted, sample_weight=weights))
+
+
+def test_metrics_of_a_pass_of_only_ignored_targets_are_empty():
+    model = dl.Model(nn.Identity())
+    model.compile("sgd", nn.CrossEntropyLoss(ignore_index=0), metrics=["accuracy", custom])
+    x, y = torch.eye(3)[[0, 0, 0, 0]], torch.zeros(4).long()
+    result = model.test_on_batch(x, y, return_dict=True)
+    assert result["accuracy"] == result["custom"] == 0
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def test_meter_keeps_no_graph_and_counts_every_output(monkeypatch):
+    class Two(nn.Linear):
+        def forward(self, x):
+            return tuple(super().forward(x).split([1, 2], 1))
+
+    model = dl.Model(Two(3, 3))
+    model.compile("sgd", "mse", metrics=["mae"])
+    model.fit(X, (X[:, :1], X[:, 1:]), 333, verbose=0)
+    kept = meter.Meter(model._compiled.heads)
+    outputs = model(X)
+    kept.add({"loss": outputs[0].sum()}, 333, outputs, (X[:, :1], X[:, 1:]), None)
+    assert kept._pending_size == 333 * 3
+    tensors = [*kept._pending[0][0], *kept._parts[0][0].values()]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    monkeypatch.setattr(meter, "LARGEST", 333 * 6)
+    kept.add({"loss": outputs[0].sum()}, 333, outputs, (X[:, :1], X[:, 1:]), None)
+    assert not kept._pending

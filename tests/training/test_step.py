@@ -52,6 +52,60 @@ def test_accumulate_is_one_batch_of_the_joint_size(accumulate):
     assert model.history.params["steps"] == 6
 
 
+CLASS_WEIGHTS = torch.tensor([1.0, 5.0, 0.2])
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "sample_weight"])
+@pytest.mark.parametrize("positions", [False, True], ids=["rows", "positions"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),  # which ignores −100
+        nn.CrossEntropyLoss(weight=CLASS_WEIGHTS),
+        nn.CrossEntropyLoss(ignore_index=1),
+        nn.CrossEntropyLoss(weight=CLASS_WEIGHTS, ignore_index=2),
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.CrossEntropyLoss(reduction="none"),
+    ],
+    ids=repr,
+)
+def test_accumulate_is_one_joint_batch_for_losses_that_count_targets(loss, positions, weighted):
+    y = torch.arange(22 * 5 if positions else 22) * 5 % 3
+    if loss.weight is None and loss.ignore_index < 0:
+        y[5:9] = y[0] = -100
+    if loss.ignore_index == 1:
+        y[: len(y) // 5] = 1  # a whole batch
+    y = y.reshape(22, 5) if positions else y
+    x = X[:, :, None] + torch.linspace(0, 1, 5) if positions else X
+    if loss.reduction == "sum" and weighted:
+        pytest.skip("refused")
+    models = []
+    for size, accumulate in ((4, 3), (12, 1)):
+        torch.manual_seed(0)
+        model = dl.Model(nn.Conv1d(4, 3, 1) if positions else nn.Linear(4, 3))
+        model.compile(dl.optimizers.SGD(0.1), loss, accumulate=accumulate)
+        w = torch.linspace(0, 2, 22) if weighted else None
+        model.fit(x, y, size, 2, 0, shuffle=False, sample_weight=w)
+        models.append(model)
+    assert_same(*models)
+
+
+def test_accumulate_adds_up_sums_of_several_outputs():
+    class Two(nn.Linear):
+        def forward(self, x):
+            return tuple(super().forward(x).split(1, 1))
+
+    models = []
+    for size, accumulate in ((4, 3), (12, 1)):
+        torch.manual_seed(0)
+        model = dl.Model(Two(4, 2))
+        loss = [nn.MSELoss(reduction="sum"), nn.L1Loss(reduction="sum")]
+        model.compile(dl.optimizers.SGD(0.01), loss, accumulate=accumulate)
+        model.fit(X, (Y, -Y), size, 2, 0, shuffle=False)
+        models.append(model)
+    assert_same(*models)
+
+
 def test_accumulate_clips_the_joint_gradient():
     def clip(parameters):
         torch.nn.utils.clip_grad_norm_(parameters, 0.1)
