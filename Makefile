@@ -1,11 +1,12 @@
 # Everything in two commands: `make demo` trains on real data, `make test` runs the tests.
 # Several checkouts can share one environment: make test VENV=~/envs/easydl
 VENV ?= .venv
+BENCH_VENV ?= $(VENV)-bench
 PYTHON ?= python3
 STAMP := $(shell cksum < pyproject.toml | tr ' \t' '--')
 RUN := PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
 
-.PHONY: demo test check soak bench format clean help
+.PHONY: demo test check soak bench bench-here format clean help
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -25,8 +26,11 @@ check: $(VENV)/.test-$(STAMP) ## lint, format and type check, then test
 soak: $(VENV)/.test-$(STAMP) ## the slow proofs
 	$(RUN) -m pytest -m slow -o addopts="--strict-markers -v"
 
-bench: $(VENV)/.bench-$(STAMP) ## easydl beside plain PyTorch, as ratios
-	$(RUN) benchmarks/run.py
+bench: ## easydl beside hand-written loops and its peers (QUICK=1: two minutes)
+	@$(MAKE) --no-print-directory VENV="$(BENCH_VENV)" bench-here
+
+bench-here: $(VENV)/.bench-$(STAMP)
+	$(RUN) benchmarks/run.py $(if $(QUICK),--quick)
 
 format: $(VENV)/.test-$(STAMP) ## format the sources
 	"$(VENV)/bin/ruff" check --fix .

@@ -1,148 +1,169 @@
-"""easydl's ``fit`` beside the tuned hand-written loop, as ratios from interleaved rounds.
+"""easydl's ``fit`` beside hand-written loops and its peers: one table, ratios to the limit loop.
 
-The tuned loop is what a very good PyTorch engineer writes: one ``randperm`` an epoch, 8 MB of rows
-gathered at once, no number read inside the epoch, a real ``torch.optim`` optimizer. Both train the
-same network on the same random data with accuracy tracked; the best epoch of each counts, since
-other load on the machine only ever adds time.
+Every system trains in a process of its own; their epochs alternate, so that all meet the same
+machine, and a ratio is taken within each round. A figure is the median of the rounds. The losses
+of the same epoch beside the times show that the work was the same.
 
-    python benchmarks/run.py [--rounds 3] [--only lenet]
+    python benchmarks/run.py [--quick] [--only mlp lenet] [--systems easydl_fit keras3_on_jax]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from tqdm import tqdm
+from works import WORKS
 
-import easydl as dl
-
-
-def small_mlp() -> tuple[dl.Sequential, Tensor, int, str]:
-    layers = [dl.Dense(64, "relu", input_dim=20), dl.Dropout(0.5), dl.Dense(10, "softmax")]
-    return dl.Sequential(layers), torch.rand(10_000, 20), 16, "sgd"
-
-
-def mlp() -> tuple[dl.Sequential, Tensor, int, str]:
-    layers = [dl.Dense(512, "relu", input_dim=784), dl.Dense(512, "relu"), dl.Dense(10, "softmax")]
-    return dl.Sequential(layers), torch.rand(60_000, 784), 128, "adam"
-
-
-def lenet() -> tuple[dl.Sequential, Tensor, int, str]:
-    layers = [
-        dl.Conv2D(6, 5, padding="same", activation="relu", input_shape=(1, 28, 28)),
-        dl.MaxPooling2D(2),
-        dl.Conv2D(16, 5, activation="relu"),
-        dl.MaxPooling2D(2),
-        dl.Flatten(),
-        dl.Dense(120, "relu"),
-        dl.Dense(84, "relu"),
-        dl.Dense(10, "softmax"),
-    ]
-    return dl.Sequential(layers), torch.rand(10_000, 1, 28, 28), 64, "adam"
-
-
-def lstm() -> tuple[dl.Sequential, Tensor, int, str]:
-    layers = [
-        dl.LSTM(32, return_sequences=True, input_shape=(50, 16)),
-        dl.LSTM(32, return_sequences=True),
-        dl.LSTM(32),
-        dl.Dense(10, "softmax"),
-    ]
-    return dl.Sequential(layers), torch.rand(4_000, 50, 16), 64, "adam"
-
-
-WORKS: dict[str, Callable[[], tuple[dl.Sequential, Tensor, int, str]]] = {
-    "small_mlp": small_mlp,
-    "mlp": mlp,
-    "lenet": lenet,
-    "lstm": lstm,
+#: what runs -> the packages that it needs
+SYSTEMS = {
+    "limit": [],
+    "tuned": [],
+    "easydl_fit": ["easydl"],
+    "easydl_jit": ["easydl"],
+    "compiled_step": [],
+    "idiomatic": [],
+    "keras3_on_torch": ["keras"],
+    "keras3_on_tensorflow": ["keras", "tensorflow"],
+    "keras3_on_jax": ["keras", "jax"],
+    "lightning": ["lightning"],
+    "skorch": ["skorch"],
+    "poutyne": ["poutyne"],
+    "fastai": ["fastai"],
 }
+HERE = Path(__file__).parent
+SLOW = 15.0  # times the limit loop: such a system runs one round only
 
 
-def tuned_epochs(
-    network: nn.Module, x: Tensor, y: Tensor, batch: int, optimizer: torch.optim.Optimizer, n: int
-) -> list[float]:
-    """Seconds of each epoch of the hand-written loop."""
-    rows = max(8 * 2**20 // (x[0].numel() * 4 * batch), 1) * batch
-    seconds = []
-    network.train()
-    for _ in range(n):
-        start = time.perf_counter()
-        order, losses, hits = torch.randperm(len(x)), [], []
-        for piece in order.split(rows):
-            chunk_x, chunk_y = x.index_select(0, piece), y.index_select(0, piece)
-            for xb, yb in zip(chunk_x.split(batch), chunk_y.split(batch)):
-                logits = network(xb)
-                loss = F.cross_entropy(logits, yb)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.detach() * len(xb))
-                hits.append((logits.detach().argmax(1) == yb).sum())
-        _ = float(torch.stack(losses).sum()) / len(x), float(torch.stack(hits).sum()) / len(x)
-        seconds.append(time.perf_counter() - start)
-    return seconds
+class Worker:
+    """A system in its own process."""
+
+    def __init__(self, system: str, work: str, part: int):
+        self.system, self.ratios, self.seconds = system, [], []
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close
+        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), system, work, str(part)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            env=environment,
+        )  # fmt: skip
+        self.first = self.answer()
+
+    def answer(self) -> dict[str, float]:
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            lines = self.log.read().strip().splitlines() or ["it ended without a word"]
+            raise RuntimeError(f"{self.system}: {lines[-1][:200]}")
+        return json.loads(line)
+
+    def epoch(self) -> float:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.answer()
+        self.loss = answer["loss"]
+        self.seconds.append(answer["seconds"])
+        return answer["seconds"]
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.log.close()
 
 
-class Clock(dl.Callback):
-    """Seconds of each epoch as ``fit`` runs it."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
-
-
-def compare(name: str, rounds: int) -> None:
-    """Print one work's ratio: the median of the rounds' best epochs, and the worst round."""
-    dl.seed(0)
-    ratios, best_fit, best_loop = [], [], []
-    for _ in range(rounds):
-        model, x, batch, optimizer = WORKS[name]()
-        y = torch.randint(10, (len(x),))
-        network = model.to_torch()[:-1]  # without the softmax, which cross_entropy has
-        twin = dl.optimizers.get(optimizer).make(list(network.parameters()))
-        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-        loop, clock = [], Clock()
-        epochs = max(2, min(8, int(2 / tuned_epochs(network, x, y, batch, twin, 1)[0])))
-        for _ in range(epochs):  # interleaved, so that both meet the same machine
-            loop += tuned_epochs(network, x, y, batch, twin, 1)
-            model.fit(x, y, batch_size=batch, epochs=1, verbose=0, callbacks=[clock])
-        best_fit.append(min(clock.seconds))
-        best_loop.append(min(loop))
-        ratios.append(best_fit[-1] / best_loop[-1])
-    print(
-        f"{name:10s} fit {min(best_fit):7.3f} s   tuned loop {min(best_loop):7.3f} s   "
-        f"ratio {statistics.median(ratios):.2f} (worst round {max(ratios):.2f})",
-        flush=True,
-    )
+def compare(work: str, systems: list[str], rounds: int, part: int) -> dict[str, Worker]:
+    """Train ``work`` by every system, alternating; what fails says so and is left out."""
+    workers: dict[str, Worker] = {}
+    bar = tqdm(["limit", *(s for s in systems if s != "limit")], desc=f"{work}: first epochs")
+    for system in bar:
+        try:
+            workers[system] = Worker(system, work, part)
+        except RuntimeError as error:
+            tqdm.write(f"{work}: {error}")
+    for number in tqdm(range(rounds), desc=f"{work}: rounds"):
+        limit = workers["limit"].epoch()
+        for worker in workers.values():
+            if number and worker.ratios and worker.ratios[0] > SLOW:
+                continue
+            seconds = limit if worker is workers["limit"] else worker.epoch()
+            worker.ratios.append(seconds / limit)
+    for worker in workers.values():
+        worker.close()
+    return workers
 
 
-def import_seconds() -> None:
-    """What ``import easydl`` adds to ``import torch``: the least of five fresh processes."""
-    code = (
-        "import time, torch; t = time.perf_counter(); import easydl; print(time.perf_counter() - t)"
-    )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True) for _ in range(5)]
-    print(f"import     easydl adds {min(float(r.stdout) for r in runs):.3f} s to import torch")
+def report(results: dict[str, dict[str, Worker]], rows: dict[str, int]) -> None:
+    """One table for all works, as Markdown."""
+    names = list(results)
+    print("\nSeconds an epoch over those of the limit loop, median (worst); loss after the last\n")
+    print("| system | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
+    for system in SYSTEMS:
+        cells = []
+        for work in names:
+            worker = results[work].get(system)
+            if worker is None:
+                cells.append("–")
+                continue
+            ratio = statistics.median(worker.ratios)
+            cells.append(f"{ratio:.2f} ({max(worker.ratios):.2f}) · {worker.loss:.3f}")
+        if set(cells) != {"–"}:
+            print(f"| {system} | " + " | ".join(cells) + " |")
+    print("\neasydl over the tuned loop, median (worst) of the same rounds; time to the end of the")
+    print("first epoch; the limit loop's time for a step\n")
+    for work, workers in results.items():
+        line = [f"{work}:"]
+        for system in ("easydl_fit", "easydl_jit"):
+            if system in workers and "tuned" in workers:
+                mine, tuned = workers[system], workers["tuned"]
+                pairs = [a / b for a, b in zip(mine.seconds, tuned.seconds)]
+                first = f"first epoch {mine.first['seconds']:.2f} s"
+                line.append(f"{system} {statistics.median(pairs):.2f} ({max(pairs):.2f}), {first};")
+        if "tuned" in workers:
+            line.append(f"tuned first epoch {workers['tuned'].first['seconds']:.2f} s;")
+        steps = -(-rows[work] // WORKS[work].batch)
+        line.append(f"limit {min(workers['limit'].seconds) / steps * 1e6:.0f} µs a step")
+        print(" ".join(line))
+
+
+def machine() -> str:
+    packages = ["torch", "keras", "tensorflow", "jax", "lightning", "skorch", "poutyne", "fastai"]
+    found = []
+    for package in packages:
+        for name in (package, f"{package}-cpu"):
+            try:
+                found.append(f"{package} {importlib.metadata.version(name)}")
+                break
+            except importlib.metadata.PackageNotFoundError:
+                pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    python = platform.python_version()
+    return f"Python {python}, {', '.join(found)}; {cores} cores, {platform.machine()}"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=WORKS)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a fifth of the rows, three rounds")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options = parser.parse_args()
-    import_seconds()
-    for work in [options.only] if options.only else WORKS:
-        compare(work, options.rounds)
+    part, rounds = (5, options.rounds or 3) if options.quick else (1, options.rounds or 7)
+    there = [
+        system
+        for system in options.systems
+        if all(importlib.util.find_spec(package) for package in SYSTEMS[system])
+    ]
+    print(machine())
+    if missing := [system for system in options.systems if system not in there]:
+        print("not installed, left out:", ", ".join(missing))
+    results = {work: compare(work, there, rounds, part) for work in options.only}
+    report(results, {name: work.smaller(part).rows for name, work in WORKS.items()})
