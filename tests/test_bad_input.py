@@ -308,10 +308,11 @@ ARRAYS = {
     "y too wide in torch": (wrapped, fit(X, np.stack([Y, Y], 1)), V, r"\(N, 2\)", r"\(N, 1\)"),
     "x and y swapped": (regression, fit(Y, X), V, r"\(20,\)", "dense", "4"),
     "nan in x": (regression, fit(filled(X, (7, 2), nan)), V, "x holds nan", "row 7, column 2"),
+    "nan in x may be filled": (regression, fit(filled(X, 7, nan)), V, "Drop.*np.nan_to_num"),
     "inf in x": (regression, fit(filled(X, (7, 2), -inf)), V, "x holds -inf", "row 7, column 2"),
     "nan in y": (regression, fit(X, filled(Y, 9, nan)), V, "y holds nan", "row 9"),
     "inf in y": (regression, fit(X, filled(Y, 9, inf)), V, "y holds inf", "row 9"),
-    "nan in labels": (classifier, fit(X, filled(LABELS, 9, nan)), V, "y holds nan", "row 9"),
+    "nan in labels": (classifier, fit(X, filled(LABELS, 9, nan)), V, "row 9", r"rows\.$"),
     "nan in x of a torch network": (wrapped, fit(filled(X, (7, 2), nan)), V, "row 7, column 2"),
     "nan in a picture": (
         viewer, fit(filled(PICTURES, (1, 2, 3, 4), nan), LABELS), V, "row 1, axis 1 2, axis 2 3",
@@ -422,7 +423,21 @@ ARRAYS = {
     "a dict for one input": (regression, fit({"a": X}), V, "dict", "Sequential"),
     "a list of rows as inputs": (regression, fit(list(X[:4]), Y[:4]), V, "4 arrays", "np.stack"),
     "one of two inputs": (paired, fit((WORDS,)), V, r"\(2, 6\)", "numbers"),
-    "two inputs of different lengths": (paired, fit((WORDS, X[:-1])), V, "20", "19"),
+    "two inputs of different lengths": (
+        paired, fit((WORDS, X[:-1])), V, r"x\[0\] has 20 samples but x\[1\] has 19",
+    ),
+    "two inputs by name of different lengths": (
+        paired, fit({"words": WORDS, "numbers": X[:-1]}), V, r"x\['words'\] has 20.*'numbers'",
+    ),
+    "a target by name of another length": (
+        forked, fit(X, {"kind": LABELS, "size": Y[:-1]}), V, r"x has 20 .* y\['size'\] has 19",
+    ),
+    "inputs of very long names": (
+        paired, fit({"w" * 900: WORDS, "n" * 900: X[:-1]}), V, "20", "19",
+    ),
+    "a column of a very long name": (
+        regression, fit(FRAME.assign(**{"c" * 900: "text"}), SERIES), T, "column 'ccc", "text",
+    ),
     "one of two targets": (forked, fit(X, {"kind": LABELS}), V, "kind", "size"),
     "an unknown target": (
         forked, fit(X, {"kind": LABELS, "siez": Y}), V, "siez", "size",
@@ -560,6 +575,19 @@ ARGUMENTS = {
     "weights a number": (regression, fit(sample_weight=2.0), V, "sample_weight", "2"),
     "weights a word": (regression, fit(sample_weight="balanced"), T, "balanced"),
     "weights a dict": (regression, fit(sample_weight={0: 1.0}), T, "sample_weight", "dict"),
+    "weights for each output": (
+        forked,
+        fit(X, {"kind": LABELS, "size": Y}, sample_weight={"kind": abs(Y), "size": abs(Y)}),
+        T, "sample_weight is a dict of 2", "one number a row", "loss_weights",
+    ),
+    "weights for each output in a list": (
+        forked, fit(X, {"kind": LABELS, "size": Y}, sample_weight=[abs(Y), abs(Y)]),
+        T, "sample_weight is a list of 2", "loss_weights",
+    ),
+    "weights for each time step": (
+        tagger, fit(STEPS, STEP_LABELS, sample_weight=np.ones((N, 5))),
+        V, r"\(20, 5\)", r"one number a sample, \(N,\)", "time step.*compute_loss",
+    ),
     "weights all 0": (regression, fit(sample_weight=np.zeros(N)), V, "sample_weight is 0"),
     "weights for a loss that gives a mean": (
         lambda: regression(lambda p, y: ((p - y) ** 2).mean()),
@@ -589,6 +617,13 @@ ARGUMENTS = {
     ),
     "class_weight balanced for batches": (
         classifier, stream(lambda: [(X, LABELS)], class_weight="balanced"), V, "stream", "dict",
+    ),
+    "class_weight balanced for a Dataset": (
+        classifier, stream(lambda: Rows(lambda i: (X[i], LABELS[i])), class_weight="balanced"), V,
+        "Dataset", r"expected a dict \{class: factor\}, such as \{0: 1",
+    ),
+    "class_weight of a very long name": (
+        classifier, fit(X, LABELS, class_weight={"a" * 900: 1}), V, "0 … 2",
     ),
     "y beside a Dataset": (
         regression, fit(TensorDataset(torch.tensor(X), torch.tensor(Y))), V, "TensorDataset",
@@ -728,7 +763,13 @@ ARGUMENTS = {
     "predict too narrow": (regression, lambda m: m.predict(X[:, :3]), V, r"\(20, 3\)", "dense"),
     "predict of an empty array": (regression, lambda m: m.predict(X[:0]), V, "empty"),
     "predict an index beyond the table": (reader, lambda m: m.predict(WORDS + 1), V, "0 … 9"),
-    "predict too many steps": (regression, lambda m: m.predict(X, steps=9), V, "steps=9", "at most"),
+    "predict too many steps": (regression, lambda m: m.predict(X, steps=9), V, "^steps=9", "most"),
+    "predict of one row without the batch's axis": (
+        regression, lambda m: m.predict(X[0]), V, r"Write x\[None\]",
+    ),
+    "predict of one picture without the batch's axis": (
+        viewer, lambda m: m.predict(PICTURES[0]), V, r"Write x\[None\]",
+    ),
     "train_on_batch of other lengths": (regression, lambda m: m.train_on_batch(X, Y[1:]), V, "19"),
     "train_on_batch with nan": (
         regression, lambda m: m.train_on_batch(X, filled(Y, 4, nan)), V, "row 4",
@@ -826,6 +867,12 @@ class Rows(Dataset):
         return self.row(index)
 
 
+class Indexed:
+    """A function of the index that says no more of itself."""
+
+    __init__, __len__, __getitem__ = Rows.__init__, Rows.__len__, Rows.__getitem__
+
+
 class Flow(IterableDataset):
     """Rows one after the other, with a length that may be wrong."""
 
@@ -896,7 +943,21 @@ STREAMS = {
         regression, stream(lambda: Rows(lambda i: (X[i, :3], Y[i]))), V, "3", "dense", "4",
     ),
     "numbers for rows": (regression, stream(lambda: Rows(lambda i: (X[i, 0], Y[i]))), V, "dense"),
-    "labels from 1": (classifier, stream(lambda: batches(LABELS + 1)), V, "1 to 3", "batch 1"),
+    "labels from 1": (
+        classifier, stream(lambda: batches(LABELS + 1)), V,
+        "^batch 1 of x: y has labels from 1 to 3", "write y - 1",
+    ),
+    "weights for each output of a batch": (
+        forked, stream(lambda: [(X, {"kind": LABELS, "size": Y}, {"kind": Y, "size": Y})]), T,
+        "weights of batch 1 of x is a dict", "loss_weights",
+    ),
+    "batches by index, which may be samples": (
+        classifier, stream(lambda: Indexed(lambda i: (X[5 * i :][:5], LABELS[5 * i :][:5]), 4)), V,
+        r"Indexed whose items, of shapes \(5, 4\), \(5,\)", "on_epoch_end", r"\[x\[i\] for i",
+    ),
+    "batches by index for predict": (
+        classifier, lambda m: m.predict(Indexed(lambda i: (X, LABELS), 2)), V, "whole batches",
+    ),
     "a label below 0 in the third batch": (
         classifier, stream(lambda: batches(LABELS, third=(X[:5], LABELS[:5] - 1))), V,
         "batch 3", "-1 to", "0 … 2", "late",
@@ -1180,6 +1241,10 @@ HANDLED = {
     ),
     "batch_size None": (regression, fit(batch_size=None), fit(batch_size=32)),
     "a generator": (regression, stream(batches), fit(batch_size=5)),
+    "rows by index": (regression, stream(lambda: Indexed(row), batch_size=5), fit(batch_size=5)),
+    "sequences of one label by index": (
+        reader, stream(lambda: Indexed(lambda i: (WORDS[i], Y[i]))), fit(WORDS, Y),
+    ),
     "a generator for two epochs of two steps": (
         regression, stream(batches, steps_per_epoch=2, epochs=2),
         lambda m: {"loss": [fit(X[i : i + 10], Y[i : i + 10], batch_size=5)(m).history["loss"][0]

@@ -123,7 +123,7 @@ def _frame_to_numpy(frame: Any, what: str) -> np.ndarray:
     if not columns:
         raise ValueError(f"{what} is a table without columns; expected at least one.")
     for name, column in zip(frame.columns, columns):
-        _check_kind(column, f"column {name!r} of {what}")
+        _check_kind(column, f"column {name!r:.60} of {what}")
     return np.stack(columns, axis=1)
 
 
@@ -166,13 +166,16 @@ def _refuse_text(array: np.ndarray, what: str) -> None:
     )
 
 
-def check_finite(tensor: Tensor, what: str, given: Tensor | None = None) -> None:
+def check_finite(
+    tensor: Tensor, what: str, given: Tensor | None = None, may_fill: bool = False
+) -> None:
     """Raise if ``tensor`` holds nan or inf, naming the first row and column.
 
     One vectorised pass: nan and inf survive a sum, so only a sum that is not finite is looked into.
 
     Args:
         given: the numbers before a cast, which may be too large for the dtype of ``tensor``.
+        may_fill: whether to advise filling, too; a filled label would be a class.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
@@ -194,7 +197,7 @@ def check_finite(tensor: Tensor, what: str, given: Tensor | None = None) -> None
         )
     raise ValueError(
         f"{what} holds {value} at {place} ({count} such entries in all); expected finite numbers. "
-        "Drop those rows, or fill them, for example by np.nan_to_num."
+        f"Drop those rows{', or fill them, for example by np.nan_to_num' if may_fill else ''}."
     )
 
 

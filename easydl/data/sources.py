@@ -233,6 +233,7 @@ class Stream:
             with torch.random.fork_rng(devices=[]):
                 aside = self._read(0, lambda: DataLoader(self.source, batch_size=rows))
                 first = next(aside, None)
+                _refuse_batches(self.source, first, self.what)
         else:
             iterator = self._start(0) if self._peeked is None else self._peeked
             first = next(iterator, None)
@@ -398,7 +399,7 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
     inputs = read_tree(x, what, samples)
     samples = len(leaves(inputs)[0]) if leaves(inputs) else None
     targets = None if y is None else read_tree(y, "y", samples)
-    weights = None if sample_weight is None else to_tensor(sample_weight, "sample_weight")
+    weights = read_weights(sample_weight, "sample_weight", samples)
     _check_lengths(inputs, targets, weights, what)
     if weights is not None:
         weights = ready_weights(weights)
@@ -416,7 +417,7 @@ def read_tree(value: Any, what: str, samples: int | None = None) -> Tree:
     A list of arrays is one array of samples where its length is their number.
     """
     if isinstance(value, dict):
-        return {key: to_tensor(part, f"{what}[{key!r}]") for key, part in value.items()}
+        return {key: to_tensor(part, f"{what}[{key!r:.40}]") for key, part in value.items()}
     if isinstance(value, (tuple, list)) and value and all(_is_array(part) for part in value):
         one_array = samples == len(value) and any(
             not getattr(part, "ndim", 1) or len(part) != samples for part in value
@@ -426,13 +427,29 @@ def read_tree(value: Any, what: str, samples: int | None = None) -> Tree:
     return to_tensor(value, what)
 
 
+def read_weights(value: Any, what: str, samples: int | None = None) -> Tensor | None:
+    """Sample weights as one tensor."""
+    if value is None:
+        return None
+    tree = None if isinstance(value, dict) else read_tree(value, what, samples)
+    if not isinstance(tree, Tensor):
+        raise TypeError(
+            f"{what} is a {type(value).__name__} of {len(value)}; expected one number a row, (N,), "
+            "which counts for all outputs alike. A factor for each output: loss_weights in "
+            "compile; for each class: class_weight; for each row of each output: a compute_loss "
+            "of your own."
+        )
+    return tree
+
+
 def ready_weights(given: Tensor) -> Tensor:
     """Sample weights as float32 ``(N,)``, one finite number ≥ 0 a sample."""
     weights = given.float()
     check_finite(weights, "sample_weight", given)
     if weights.dim() > 1 and weights.numel() != len(weights):
         raise ValueError(
-            f"sample_weight has shape {tuple(weights.shape)}; expected one number a sample, (N,)."
+            f"sample_weight has shape {tuple(weights.shape)}; expected one number a sample, (N,). "
+            "For a weight each time step or pixel write a compute_loss of your own."
         )
     if weights.numel() and float(weights.min()) < 0:
         raise ValueError(
@@ -450,8 +467,8 @@ def _check_same_index(*values: Any) -> None:
             row = next(i for i, (a, b) in enumerate(zip(own, first)) if a != b)
             raise ValueError(
                 f"x, y and sample_weight are pandas tables with different row labels: row {row} "
-                f"is {first[row]!r} in one and {own[row]!r} in another; expected equal ones. To "
-                "match them by label write y.loc[x.index]; by position, y.to_numpy()."
+                f"is {first[row]!r:.60} in one and {own[row]!r:.60} in another; expected equal "
+                "ones. To match them by label write y.loc[x.index]; by position, y.to_numpy()."
             )
 
 
@@ -462,9 +479,8 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _check_lengths(inputs: Tree, targets: Tree, weights: Tensor | None, what: str) -> None:
-    lengths = [(what, len(t)) for t in leaves(inputs)] + [("y", len(t)) for t in leaves(targets)]
-    if weights is not None:
-        lengths.append(("sample_weight", len(weights)))
+    named = _named(inputs, what) + _named(targets, "y") + _named(weights, "sample_weight")
+    lengths = [(name, len(tensor)) for name, tensor in named]
     if not lengths:
         raise ValueError(f"{what} holds no array; expected at least one.")
     first = lengths[0]
@@ -484,6 +500,15 @@ def _check_lengths(inputs: Tree, targets: Tree, weights: Tensor | None, what: st
             )
 
 
+def _named(tree: Tree, what: str) -> list[tuple[str, Tensor]]:
+    """The tensors with the names that the user knows them by."""
+    if isinstance(tree, dict):
+        return [(f"{what}[{key!r:.40}]", tensor) for key, tensor in tree.items()]
+    if isinstance(tree, tuple):
+        return [(f"{what}[{i}]", tensor) for i, tensor in enumerate(tree)]
+    return [] if tree is None else [(what, tree)]
+
+
 def _is_array(value: Any) -> bool:
     return any(hasattr(value, name) for name in ("ndim", "to_numpy", "__array__"))
 
@@ -494,6 +519,20 @@ def _is_dataset(value: Any) -> bool:
     plain = isinstance(value, (list, tuple, dict, str, DataLoader)) or _is_array(value)
     indexed = hasattr(value, "__getitem__") and hasattr(value, "__len__")
     return not plain and indexed and not hasattr(value, "on_epoch_end")
+
+
+def _refuse_batches(source: Any, rows: Batch | None, what: str) -> None:
+    """What only looks like a Dataset may give whole batches by index, as Keras's Sequence does."""
+    if isinstance(source, Dataset) or rows is None or rows[1] is None:
+        return
+    shapes = [tuple(leaf.shape[1:]) for leaf in leaves(rows)]  # of single items
+    if len(shapes[0]) > 1 and len({shape[:1] for shape in shapes}) == 1:
+        raise ValueError(
+            f"{what} is a {type(source).__name__} whose items, of shapes "
+            f"{str(shapes)[1:-1]:.80}, may be samples or whole batches; expected a subclass of "
+            "torch.utils.data.Dataset for samples, or on_epoch_end(self) for batches, as Keras's "
+            f"Sequence has. Without a change: [{what}[i] for i in range(len({what}))] are batches."
+        )
 
 
 def _is_stream(x: Any, y: Any) -> bool:
@@ -525,9 +564,9 @@ def _unpack(item: Any, what: str) -> Batch:
             )
     inputs = read_tree(x, f"inputs of {what}")
     targets = None if y is None else read_tree(y, f"targets of {what}")
-    weights = None if weight is None else to_tensor(weight, f"weights of {what}").float()
+    weights = read_weights(weight, f"weights of {what}")
     _check_lengths(inputs, targets, weights, what)
-    return inputs, targets, weights
+    return inputs, targets, None if weights is None else weights.float()
 
 
 def _join(first: Batch, second: Batch) -> Batch:

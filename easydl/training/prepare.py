@@ -18,6 +18,7 @@ from easydl.data.split import split_rows, warn_of_missing_classes
 from easydl.errors import check_between
 from easydl.training.compiled import Compiled, order_targets
 from easydl.training.meter import Meter
+from easydl.training.step import train_step
 from easydl.training.trainable import is_frozen, sync_trainable
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
 
         def prepare_batch(batch: Batch) -> Batch:
             x, y, w = inputs_prepared(batch)
-            y = ready_targets(state, y, f"targets of {source.place}")
+            try:
+                y = ready_targets(state, y, "y")
+            except ValueError as error:
+                raise ValueError(f"{source.place}: {error}") from None
             return x, y, None if w is None else ready_weights(w)
 
         source.prepare = prepare_batch
@@ -100,7 +104,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         def ready(given: Tensor) -> Tensor:
             tensor, table = cast_inputs(given, dtype, whole), next(places)
             if strict:
-                check_finite(tensor, name, given)
+                check_finite(tensor, name, given, may_fill=True)
             if table is not None:
                 check_indices(table, tensor, name)
                 tensor = tensor.long()
@@ -116,7 +120,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
     if not model.is_built or model.given_input_shape is None:
         first = leaves(x)[0]
         if not model.is_built and strict:
-            check_finite(first, name)
+            check_finite(first, name, may_fill=True)
         model.given_input_shape = tuple(first.shape[1:])
         if isinstance(x, Tensor) and hasattr(model, "build_layers"):
             model.build_layers(tuple(first.shape[1:]))
@@ -227,7 +231,7 @@ def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:
         return state.heads[0].targets(y, what)
     names = [head.name for head in state.heads]
     ready = [
-        head.targets(target, f"{what}[{head.name!r}]" if head.name else what)
+        head.targets(target, f"{what}[{head.name!r:.40}]" if head.name else what)
         for head, target in zip(state.heads, order_targets(y, names))
         if target is not None
     ]
@@ -236,9 +240,7 @@ def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:
 
 def has_standard_loss(model: Model) -> bool:
     """Whether the loss compares outputs with targets (``compute_loss`` is not overridden)."""
-    from easydl.model import Model
-
-    return type(model).compute_loss is Model.compute_loss
+    return type(model).compute_loss.__module__ == "easydl.model"
 
 
 def input_dtype(model: nn.Module) -> torch.dtype:
@@ -257,11 +259,9 @@ def keeps_integers(model: nn.Module) -> bool:
     return any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
 
 
-def first_leaf(module: nn.Module) -> nn.Module | None:
+def first_leaf(module: Any) -> nn.Module | None:
     """The layer that sees the inputs, where the structure tells."""
-    from easydl.sequential import Sequential
-
-    while isinstance(module, (Sequential, nn.Sequential)) and len(module):
+    while (isinstance(module, nn.Sequential) or hasattr(module, "build_layers")) and len(module):
         module = module[0]
     network = getattr(module, "network", None)
     if isinstance(network, nn.Sequential):
@@ -321,13 +321,20 @@ def check_fits(model: Model, x: Tree, what: str) -> None:
     built = getattr(model, "built_shape", None)
     if built is None or not isinstance(x, Tensor) or not model.layers:
         return
-    shape = tuple(x.shape[1:])
     layer, name = model.layers[0], model.layer_names()[0]
     axis = getattr(getattr(layer, "takes", None), "axis", None)
-    same_width = axis is None or len(shape) != len(built) or (0, *shape)[axis] == (0, *built)[axis]
-    if len(shape) != len(built) or not same_width:
+
+    def fits(shape: tuple, axis: int | None) -> bool:
+        if len(shape) != len(built) or axis is None:
+            return len(shape) == len(built)
+        return (0, *shape)[axis] == (0, *built)[axis]
+
+    shape = tuple(x.shape[1:])
+    if not fits(shape, axis):
         advice = f"x.reshape(-1, {', '.join(map(str, built))}) if the numbers agree"
-        if len(shape) == len(built) - 1:
+        if tuple(x.shape) == built or (axis is not None and fits(tuple(x.shape), axis)):
+            advice = "x[None] if it is one sample, which still needs the batch's axis"
+        elif len(shape) == len(built) - 1:
             advice = f"np.expand_dims(x, {1 if len(built) == 3 else -1})"
         elif len(shape) == len(built):
             advice = "the same features as before, or a new model"
@@ -426,8 +433,9 @@ def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
         return
     if class_weight == "balanced":
         raise ValueError(
-            "class_weight='balanced' needs to count all labels, which a stream does not show; "
-            "expected a dict {class: factor}, or arrays."
+            "class_weight='balanced' needs all labels at once, which a stream (Dataset, loader, "
+            "generator) gives batch by batch; expected a dict {class: factor}, such as "
+            "{0: 1.0, 1: 5.0}, or arrays."
         )
     inner = source.prepare
     assert inner is not None
@@ -462,7 +470,7 @@ def class_factors(class_weight: Any, head: Any, labels: Tensor) -> Tensor:
     for label, factor in class_weight.items():
         if not hasattr(label, "__index__") or not 0 <= label < classes:
             raise ValueError(
-                f"class_weight names class {label!r}; expected classes 0 … {classes - 1}."
+                f"class_weight names class {label!r:.60}; expected classes 0 … {classes - 1}."
             )
         factors[int(label)] = check_between(
             f"class_weight of class {label}", factor, 0, float("inf"), ends="[)"
@@ -528,7 +536,7 @@ def one_batch(model: Model, source: Source, step: Callable, update: Callable) ->
     """One step on everything in ``source``, for ``train_on_batch`` and ``test_on_batch``."""
     state = model._compiled
     modes = [(module, module.training) for module in model.modules()]
-    learning = step.__name__ == "train_step"
+    learning = step is train_step
     meter = Meter(state.heads)
     try:
         model.train(learning)

@@ -131,3 +131,26 @@ def test_monitors_of_a_validation_that_never_runs_are_refused():
     stop = dl.callbacks.EarlyStopping(monitor="val_loss")
     with pytest.raises(ValueError, match="val_loss"):
         model.fit(X, Y, 9, 2, 0, [stop], validation_data=(X, Y), validation_freq=3)
+
+
+def test_only_a_compute_loss_of_the_users_own_is_not_standard():
+    class Own(dl.Model):
+        def compute_loss(self, x, y, sample_weight=None):
+            return super().compute_loss(x, y, sample_weight)
+
+    class Plain(dl.Sequential):
+        pass
+
+    assert prepare.has_standard_loss(dl.Model(nn.Linear(4, 1)))
+    assert prepare.has_standard_loss(Plain([dl.Dense(1)]))
+    assert not prepare.has_standard_loss(Own())
+
+
+def test_train_on_batch_learns_and_test_on_batch_does_not():
+    model = dl.Model(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = model.get_weights()[0]
+    assert model.test_on_batch(X, Y) == pytest.approx(model.evaluate(X, Y, verbose=0))
+    assert (model.get_weights()[0] == before).all()
+    model.train_on_batch(X, Y)
+    assert (model.get_weights()[0] != before).any()
