@@ -24,7 +24,7 @@ from easydl.callbacks import Callback, History
 from easydl.layers import *  # noqa: F403
 from easydl.layers import __all__ as _layer_names
 from easydl.model import Model
-from easydl.sequential import Input, Sequential
+from easydl.sequential import Sequential
 from easydl.utils import seed
 
 __version__ = "0.1.0"
@@ -32,7 +32,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Callback",
     "History",
-    "Input",
     "Model",
     "Sequential",
     "activations",

@@ -1,9 +1,11 @@
 """What a weight must satisfy after every optimizer step: projections, by name.
 
 A constraint is any callable ``tensor -> tensor``. Norms are taken over the incoming weights of
-each unit: in torch's layout (out, in, *kernel), every axis but the first. Keras's default
-``axis=0`` of its (in, out) layout means the same for a Dense kernel; an Embedding has each word's
-vector bounded.
+each unit or filter: in torch's layout (out, in, *kernel), every axis but the first. That is Keras's
+default, ``axis=0`` of its (in, out), for a Dense kernel, and the ``axis=[0, 1, 2]`` that its manual
+recommends for a Conv2D kernel, (h, w, in, out); its default there is a norm over the rows of the
+window alone, which nobody wants. An Embedding has each word's vector bounded, a Conv2DTranspose,
+whose kernel is (in, out, h, w), what goes out of each input channel.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from torch import Tensor
 from easydl.errors import check_between, look_up
 
 Constraint = Callable[[Tensor], Tensor]
-Axes = int | tuple[int, ...] | None
 
 
 def get(spec: Any) -> Constraint | None:
@@ -47,7 +48,12 @@ def get(spec: Any) -> Constraint | None:
 
 @dataclass(frozen=True)
 class NonNeg:
-    """Negative weights become 0."""
+    """Negative weights become 0.
+
+    Example:
+        >>> NonNeg()(torch.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
+    """
 
     def __call__(self, weight: Tensor) -> Tensor:
         return weight.clamp(min=0)
@@ -62,7 +68,7 @@ class MaxNorm:
 
     Args:
         max_value: the largest norm allowed.
-        axis: axes of torch's layout to take the norm over; None is every axis but the first.
+        axis: None; the norm is of each unit's incoming weights, as above.
 
     Example:
         >>> MaxNorm(1)(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
@@ -71,24 +77,37 @@ class MaxNorm:
     """
 
     max_value: float = 2.0
-    axis: Axes = None
+    axis: None = None
 
     def __post_init__(self) -> None:
+        _refuse_axis(self.axis)
         check_between("max_value", self.max_value, 0, math.inf)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        norm = _norm(weight, self.axis)
+        norm = _norm(weight)
         return weight * (norm.clamp(max=self.max_value) / norm.clamp(min=_TINY))
 
 
 @dataclass(frozen=True)
 class UnitNorm:
-    """Scales the incoming weights of each unit to norm 1."""
+    """Scales the incoming weights of each unit to norm 1.
 
-    axis: Axes = None
+    Args:
+        axis: None; the norm is of each unit's incoming weights, as above.
+
+    Example:
+        >>> UnitNorm()(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+        tensor([[0.6000, 0.8000],
+                [0.6000, 0.8000]])
+    """
+
+    axis: None = None
+
+    def __post_init__(self) -> None:
+        _refuse_axis(self.axis)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        return weight / _norm(weight, self.axis).clamp(min=_TINY)
+        return weight / _norm(weight).clamp(min=_TINY)
 
 
 @dataclass(frozen=True)
@@ -99,20 +118,26 @@ class MinMaxNorm:
         min_value: the smallest norm.
         max_value: the largest norm.
         rate: the part of the way to go at each step; 1 goes all the way.
-        axis: axes of torch's layout to take the norm over; None is every axis but the first.
+        axis: None; the norm is of each unit's incoming weights, as above.
+
+    Example:
+        >>> MinMaxNorm(0.5, 1.0)(torch.tensor([[3.0, 4.0], [0.0, 0.1]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.5000]])
     """
 
     min_value: float = 0.0
     max_value: float = 1.0
     rate: float = 1.0
-    axis: Axes = None
+    axis: None = None
 
     def __post_init__(self) -> None:
+        _refuse_axis(self.axis)
         check_between("min_value", self.min_value, 0, self.max_value)
         check_between("rate", self.rate, 0, 1)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        norm = _norm(weight, self.axis)
+        norm = _norm(weight)
         target = self.rate * norm.clamp(self.min_value, self.max_value) + (1 - self.rate) * norm
         return weight * (target / norm.clamp(min=_TINY))
 
@@ -120,10 +145,20 @@ class MinMaxNorm:
 _TINY = 1e-7
 
 
-def _norm(weight: Tensor, axis: Axes) -> Tensor:
-    if axis is None:
-        axis = tuple(range(1, weight.ndim)) or 0
-    return torch.linalg.vector_norm(weight, dim=axis, keepdim=True)
+def _norm(weight: Tensor) -> Tensor:
+    axes = tuple(range(1, weight.ndim)) or 0
+    return torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
+
+
+def _refuse_axis(axis: Any) -> None:
+    if axis is not None:
+        raise ValueError(
+            f"axis={axis!r:.80} was given; Keras's kernels are (…, in, out) and easydl's, torch's, "
+            "(out, in, …), so that a number would mean another axis. Leave it out: the norm is of "
+            "each unit's or filter's incoming weights (in Keras axis=0 of a Dense kernel, "
+            "axis=[0, 1, 2] of a Conv2D kernel). For others write a function: "
+            "lambda w: w / w.norm(dim=0, keepdim=True)."
+        )
 
 
 TABLE: dict[str, Callable[[], Constraint]] = {

@@ -25,6 +25,7 @@ from easydl.errors import (
     short_traceback,
     warn_user,
 )
+from easydl.layers.base import keep_activities
 from easydl.training import prepare
 from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, run_epochs
@@ -67,7 +68,7 @@ class Model(nn.Module):
         self.network = network
         self.history: History | None = None
         self.stop_training = False
-        self.given_input_shape: tuple[int, ...] | None = None
+        self.given_input_shape: tuple[int | None, ...] | None = None
         self.column_names: dict[str, list] = {}  # of the tables that it was fitted to
         self._compiled: Any = None
         self._has_learned = network is not None
@@ -231,15 +232,15 @@ class Model(nn.Module):
         return loss, outputs, parts
 
     def penalty(self) -> Tensor:
-        """The regularisers' sum: of the weights, and of the activities of the last forward pass."""
+        """The regularisers' sum: of the weights, and of the activities of this forward pass."""
         state = self._compiled
         terms = [regularizer(getattr(layer, name)) for layer, name, regularizer in state.penalties]
-        for layer in state.active:
-            terms.append(layer.activity_penalty)
-            layer.activity_penalty = None  # a tensor with a graph could not be copied or pickled
+        terms += [layer.activity_penalty for layer in state.active]
+        keep_activities(state.active, None)
         return sum(terms[1:], terms[0])
 
     def _call(self, x: Any) -> Any:
+        keep_activities(self._compiled.active, 0.0)
         if type(x) is tuple:
             return self(*x)
         if type(x) is dict:
@@ -590,7 +591,7 @@ class Model(nn.Module):
         """Fix the shapes: ``build((20,))``, or Keras's ``build((None, 20))``."""
         self.given_input_shape = sample_shape(input_shape)
         if self.network is None or hasattr(self.network, "build"):
-            self.try_out(torch.zeros(2, *self.given_input_shape))
+            self.try_out(torch.zeros(2, *(size or 1 for size in self.given_input_shape)))
 
     def final_activation(self) -> nn.Module | None:
         """The last softmax or sigmoid that ``model(x, logits=True)`` leaves out, if it can."""
@@ -716,8 +717,8 @@ class Model(nn.Module):
         return hooks
 
 
-def sample_shape(shape: Any) -> tuple[int, ...]:
-    """``20``, ``(20,)`` or Keras's ``(None, 20)`` as ``(20,)``."""
+def sample_shape(shape: Any) -> tuple[int | None, ...]:
+    """``20``, ``(20,)`` or Keras's ``(None, 20)`` as ``(20,)``; a later None is an open size."""
     if isinstance(shape, int):
         shape = (shape,)
     sizes = tuple(shape)
@@ -726,7 +727,7 @@ def sample_shape(shape: Any) -> tuple[int, ...]:
     for size in sizes:
         if size is not None:
             check_positive_int("input_shape", size)
-    return tuple(1 if size is None else int(size) for size in sizes)
+    return tuple(None if size is None else int(size) for size in sizes)
 
 
 def snake_case(name: str) -> str:

@@ -9,28 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from easydl.errors import short_traceback
-from easydl.layers.base import check_chain, output_shape
+from easydl.layers.base import build, channels_last, check_chain, output_shape
+from easydl.layers.input import Input as Input
 from easydl.model import Model, sample_shape
-
-
-class Input:
-    """The shape of one sample, as the first entry of a ``Sequential``.
-
-    Args:
-        shape: without the batch axis, ``(20,)`` or ``(3, 32, 32)``; a number for a vector.
-        dtype: for the reader; whole numbers stay whole where an Embedding comes first.
-        name: for the reader.
-
-    Example:
-        >>> import easydl as dl
-        >>> dl.Sequential([dl.Input((4,)), dl.Dense(3)]).count_params()
-        15
-    """
-
-    def __init__(self, shape: Any = None, dtype: Any = None, name: str | None = None):
-        if shape is None:
-            raise ValueError("Input() was given no shape; expected, for example, Input((20,)).")
-        self.shape, self.dtype, self.name = sample_shape(shape), dtype, name
 
 
 class Sequential(Model):
@@ -41,6 +22,7 @@ class Sequential(Model):
 
     Args:
         layers: modules; a first ``Input`` fixes the shape.
+        more: nothing; it catches ``Sequential(Dense(8), Dense(3))``, which lacks the brackets.
         name: shown by ``summary``.
 
     Raises:
@@ -54,9 +36,14 @@ class Sequential(Model):
     """
 
     @short_traceback
-    def __init__(self, layers: Iterable[Any] = (), *, name: str | None = None):
+    def __init__(self, layers: Iterable[Any] = (), *more: Any, name: str | None = None):
         super().__init__(name=name)
-        self.built_shape: tuple[int, ...] | None = None
+        self.built_shape: tuple[int | None, ...] | None = None
+        if more:
+            raise TypeError(
+                f"Sequential was given {1 + len(more)} arguments; expected one list of layers: "
+                "Sequential([Dense(8), Dense(3)])."
+            )
         if isinstance(layers, nn.Module) and not isinstance(layers, (nn.Sequential, nn.ModuleList)):
             layers = [layers]
         if not hasattr(layers, "__iter__"):
@@ -79,7 +66,8 @@ class Sequential(Model):
                 f"an instance of nn.Module{hint}. For a function write Lambda(function)."
             )
         name = getattr(layer, "name", None)
-        if isinstance(name, str) and any(
+        numbered = isinstance(layer, Model) and name == type(layer).__name__.lower()
+        if (isinstance(name, str) and not numbered) and any(
             getattr(other, "name", None) == name and other is not layer for other in self.layers
         ):
             raise ValueError(
@@ -125,23 +113,33 @@ class Sequential(Model):
     def build(self, input_shape: Any) -> None:
         """Fix the shapes: ``build((20,))``, or Keras's ``build((None, 20))``."""
         shape = sample_shape(input_shape)
-        if self.built_shape not in (None, shape):
+        if self.built_shape is not None and not _fits(shape, self.built_shape):
             raise ValueError(
                 f"build({input_shape!r:.80}) was called on a model that is built for samples of "
                 f"shape {self.built_shape}; expected that shape, or a new model."
             )
-        self.given_input_shape = shape
         self.build_layers(shape)
 
-    def build_layers(self, shape: tuple[int, ...]) -> None:
-        """Build every layer in order, each from the output shape of the one before."""
+    def build_layers(self, shape: tuple[int | None, ...], first: bool = True) -> None:
+        """Build every layer in order, each from the output shape of the one before.
+
+        Args:
+            shape: of one sample; None for an open size.
+            first: whether the data come in here, and not from layers before.
+
+        Raises:
+            ValueError: pictures with the channels last, or neighbours that do not fit.
+        """
         if self.built_shape is not None:
             return
-        check_chain(self.layers)
+        strict = self._compiled is None or self._compiled.strict
+        layout = channels_last(shape) if first and strict else None
         current: tuple[int | None, ...] = (None, *shape)
-        for layer, name in zip(self.layers, self.layer_names()):
-            if hasattr(layer, "build"):
-                layer.build(current)
+        for number, name in enumerate(self.layer_names()):
+            check_chain(self.layers[: number + 1], layout, shape)
+            layer = self.layers[number]
+            if not isinstance(layer, nn.Sequential):  # that one below, where torch may object
+                build(layer, current)
             try:
                 current = output_shape(layer, current)
                 if isinstance(current, list):
@@ -157,6 +155,7 @@ class Sequential(Model):
                     f"layer {name!r} ({type(layer).__name__}) cannot take inputs of shape "
                     f"{('N', *current[1:])}. torch says: {str(error).splitlines()[0][:260]}"
                 ) from error
+        check_chain(self.layers, layout, shape)
         self.built_shape, self.given_input_shape = tuple(shape), tuple(shape)
         if self._compiled is not None and len(self):
             self.to(self._compiled.device)
@@ -198,3 +197,8 @@ class Sequential(Model):
         if isinstance(index, slice):
             return Sequential(self.layers[index])
         return self.layers[index]
+
+
+def _fits(shape: tuple[int | None, ...], built: tuple[int | None, ...]) -> bool:
+    """Whether samples of ``shape`` are some that a model built for ``built`` takes."""
+    return len(shape) == len(built) and all(b in (None, s) for s, b in zip(shape, built))

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
 from easydl.data.convert import leaves
+from easydl.layers.base import same_or_open
 from easydl.saving import has_open_shapes
 
 if TYPE_CHECKING:
@@ -59,17 +60,26 @@ def _row(cells: tuple[str, str, str], widths: list[int]) -> str:
 
 
 def _measure(model: Model) -> tuple[dict[int, str], int | None]:
-    """Output shapes by layer and the multiply-adds of one sample, from one pass over zeros."""
+    """Output shapes by layer and the multiply-adds of one sample, from a pass over zeros."""
     shape = model.given_input_shape
     if shape is None or has_open_shapes(model):
         return {}, None
-    shapes: dict[int, str] = {}
+    lengths = (64, 96) if None in shape else (64,)  # an open size: what follows it is open, too
+    passes = [_pass(model, [size or length for size in shape]) for length in lengths]
+    found = {layer: zip(*(shapes[layer] for shapes, _ in passes)) for layer in passes[0][0]}
+    shapes = {
+        layer: ", ".join(str(same_or_open(*pair)) for pair in pairs)
+        for layer, pairs in found.items()
+    }
+    return shapes, passes[0][1] if len(passes) == 1 else None
+
+
+def _pass(model: Model, shape: list[int]) -> tuple[dict[int, list], int | None]:
+    shapes: dict[int, list] = {}
     correction: list[int] = []  # of torch's count, for the recurrent layers
 
     def see(layer: nn.Module, inputs: Any, output: Any) -> None:
-        shapes[id(layer)] = ", ".join(
-            str((None, *t.shape[1:])) for t in leaves(output) if isinstance(t, Tensor)
-        )
+        shapes[id(layer)] = [tuple(t.shape) for t in leaves(output) if isinstance(t, Tensor)]
 
     def begin(layer: nn.Module, inputs: Any) -> None:
         correction.append(counter.get_total_flops() // 2)

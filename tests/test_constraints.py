@@ -37,8 +37,19 @@ def test_norm_of_a_bias_is_that_of_the_whole():
     torch.testing.assert_close(constraints.UnitNorm()(torch.tensor([3.0, 4.0])).norm().item(), 1.0)
 
 
-def test_axis_can_be_given():
-    torch.testing.assert_close(constraints.UnitNorm(axis=0)(W[:2]).norm(dim=0), torch.ones(2))
+def test_norm_of_a_filter_is_that_of_keras_over_all_axes_but_the_last():
+    kernel = torch.randn(4, 3, 5, 5)
+    theirs = keras.constraints.MaxNorm(1, axis=[0, 1, 2])(kernel.permute(2, 3, 1, 0).numpy())
+    expected = torch.as_tensor(theirs.detach()).permute(3, 2, 0, 1)
+    torch.testing.assert_close(constraints.MaxNorm(1)(kernel), expected)
+
+
+@pytest.mark.parametrize("kind", ["MaxNorm", "UnitNorm", "MinMaxNorm"])
+@pytest.mark.parametrize("axis", [0, 1, [0, 1, 2]])
+def test_axis_would_be_another_than_in_keras(kind, axis):
+    with pytest.raises(ValueError, match=r"axis=.*Leave it out.*lambda w") as error:
+        getattr(constraints, kind)(axis=axis)
+    assert len(str(error.value)) <= 600
 
 
 def test_none_is_no_constraint_and_mistakes_are_named():

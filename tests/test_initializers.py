@@ -135,6 +135,27 @@ def test_layers_take_names_objects_classes_numbers_and_functions():
         assert (layer.weight == value).all()
 
 
+@pytest.mark.parametrize(
+    ("torch_name", "name"),
+    [
+        ("xavier_uniform", "glorot_uniform"),
+        ("xavier_normal", "glorot_normal"),
+        ("kaiming_uniform", "he_uniform"),
+        ("kaiming_normal", "he_normal"),
+    ],
+)
+def test_torch_words_are_taken(torch_name, name):
+    assert initializers.get(torch_name) == initializers.get(name)
+
+
+@pytest.mark.parametrize(
+    ("family", "meant"), [("xavier", "glorot"), ("Glorot", "glorot"), ("kaiming", "he")]
+)
+def test_a_family_of_initializers_needs_its_distribution(family, meant):
+    with pytest.raises(ValueError, match=f"'{meant}_uniform' or '{meant}_normal'"):
+        initializers.get(family)
+
+
 def test_unknown_initializer_names_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'glorot_uniform'"):
         initializers.get("glorot_unifrom")

@@ -48,7 +48,7 @@ PUBLIC = {
         Dense DepthwiseConv2D Dropout ELU Embedding Flatten GELU GRU GaussianNoise
         GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
         GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization
-        Hardsigmoid Hardswish Hardtanh LSTM Lambda Layer LayerNormalization LeakyReLU
+        Hardsigmoid Hardswish Hardtanh Input LSTM Lambda Layer LayerNormalization LeakyReLU
         LocallyConnected1D LocallyConnected2D MaxPooling1D MaxPooling2D MaxPooling3D Mish
         Multiply PReLU Permute ReLU RepeatVector Reshape Residual SELU SeparableConv2D SiLU
         Sigmoid SimpleRNN Softmax Softplus Softsign SpatialDropout1D SpatialDropout2D

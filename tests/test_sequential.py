@@ -157,6 +157,68 @@ def test_sequential_takes_an_nn_sequential_apart():
     assert dl.Sequential(parts).layers == list(parts)
 
 
+def test_sequential_of_layers_without_brackets_asks_for_a_list():
+    with pytest.raises(TypeError, match=r"expected one list.*Sequential\(\["):
+        dl.Sequential(dl.Dense(3), dl.Dense(3))
+
+
+def test_unnamed_models_inside_are_numbered_and_named_ones_keep_apart():
+    model = dl.Sequential([dl.Sequential([dl.Dense(3)]), dl.Sequential([dl.Dense(2)])])
+    assert model.layer_names() == ["sequential", "sequential_1"]
+    assert model.get_layer("sequential_1") is model.layers[1]
+    model.build((4,))
+    assert model.output_shape == (None, 2)
+    with pytest.raises(ValueError, match="'twin'"):
+        dl.Sequential([dl.Sequential(name="twin"), dl.Sequential(name="twin")])
+
+
+# -- open sizes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: dl.Sequential([dl.Input((None, 6)), dl.LSTM(3)]),
+        lambda: dl.Sequential([dl.LSTM(3, input_shape=(None, 6))]),
+        lambda: dl.Sequential([dl.Sequential([dl.LSTM(3)])]),
+        lambda: dl.Sequential([dl.Sequential([dl.LSTM(3, input_shape=(None, 6))])]),
+    ],
+)
+def test_sequences_of_any_length(make):
+    model = make()
+    if not model.is_built:
+        model.build((None, None, 6))
+    assert model.output_shape == (None, 3)
+    assert "(None, 3)" in model.summary(print_fn=None)
+    model.compile("sgd", "mse")
+    for length in (5, 9):
+        model.fit(torch.randn(4, length, 6), torch.randn(4, 3), verbose=0)
+
+
+def test_words_of_any_number_and_pictures_of_any_size():
+    model = dl.Sequential(
+        [dl.Input((None,)), dl.Embedding(9, 4), dl.LSTM(3, return_sequences=True)]
+    )
+    assert model.output_shape == (None, None, 3)
+    text = model.summary(print_fn=None)
+    assert text.count("(None, None, 4)") == text.count("(None, None, 3)") == 1
+    assert "Multiply-adds" not in text
+    net = dl.Sequential([dl.Conv2D(5, 3, input_shape=(3, None, None)), dl.GlobalMaxPooling2D()])
+    assert net.output_shape == (None, 5)
+    assert "(None, 5, None, None)" in net.summary(print_fn=None)
+    model.build((7,))  # one of the lengths that it takes
+    with pytest.raises(ValueError, match=r"shape \(None,\)"):
+        model.build((7, 2))
+
+
+def test_model_built_for_open_sizes_of_other_parts():
+    inner = dl.Sequential([dl.LSTM(3, input_shape=(None, 6))])
+    assert dl.Sequential([dl.Input((10, 6)), inner]).output_shape == (None, 3)
+    wrapped = dl.Model(dl.Sequential([dl.LSTM(3)]))
+    wrapped.build((None, None, 6))
+    assert wrapped.is_built
+
+
 @pytest.mark.parametrize(
     ("layer", "hint"),
     [

@@ -23,6 +23,7 @@ from easydl.layers.activation import (
     Swish,
     Tanh,
 )
+from easydl.layers.base import trainable
 from easydl.layers.convolution import Conv1D, Conv2D, Conv3D
 from easydl.layers.core import Activation, Dense, Flatten, Lambda, Permute, RepeatVector, Reshape
 from easydl.layers.custom import Layer
@@ -34,6 +35,7 @@ from easydl.layers.dropout import (
     SpatialDropout3D,
 )
 from easydl.layers.embedding import Embedding
+from easydl.layers.input import Input
 from easydl.layers.local import LocallyConnected1D, LocallyConnected2D
 from easydl.layers.merge import Add, Branches, Concatenate, Multiply, Residual
 from easydl.layers.normalization import (
@@ -98,6 +100,7 @@ __all__ = [
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "Input",
     "Lambda",
     "Layer",
     "LayerNormalization",
@@ -131,3 +134,7 @@ __all__ = [
     "UpSampling2D",
     "ZeroPadding2D",
 ]
+
+for _name in __all__:
+    if _name != "Input":
+        globals()[_name].trainable = trainable  # of every layer alike, and of subclasses

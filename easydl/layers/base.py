@@ -23,7 +23,7 @@ from torch.nn.parameter import Parameter, UninitializedParameter
 
 from easydl import activations, constraints, initializers, regularizers
 from easydl.activations import traced as traced
-from easydl.errors import check_positive_int
+from easydl.errors import check_flag, check_positive_int
 
 Shape = Sequence[int | None]
 
@@ -60,7 +60,7 @@ def setup(
     Args:
         arguments: ``locals()`` of ``__init__``; they stay as ``layer.config``, name by name.
         takes: the input accepted; None is anything, with nothing to build.
-        gives: layout of 3-D output, (N, T, F) or (N, C, L); None where it is another's to say.
+        gives: layout of 3-D output, (N, T, F) or (N, C, L); None where nobody can tell.
         activation: applied last in ``forward``; softmax acts over ``takes.axis``.
         weights: parameter name → Keras's word for it: ``{"weight": "kernel", "bias": "bias"}``
             reads ``kernel_initializer``, ``kernel_regularizer``, ``kernel_constraint`` …
@@ -68,7 +68,7 @@ def setup(
     names = list(inspect.signature(arguments["__class__"].__init__).parameters)[1:]
     layer.config = given = {name: arguments[name] for name in names}
     layer.name = _checked_name(given.get("name"))
-    layer.given_input_shape = _checked_sample_shape(given.get("input_shape"))
+    layer.given_input_shape = checked_sample_shape(given.get("input_shape"))
     layer.takes, layer.gives = takes or ANY, gives
     layer.built = takes is None
     layer.rank, layer.width, layer.smallest = None, None, None
@@ -88,9 +88,22 @@ def setup(
             layer.constraints.append((name, constraint))
     layer.activity_regularizer = regularizers.get(given.get("activity_regularizer"))
     if layer.activity_regularizer is not None:
-        layer.register_forward_hook(_store_activity_penalty, with_kwargs=True)
+        keep_activities([layer], None)
+        layer.register_forward_hook(_add_activity_penalty, with_kwargs=True)
     if given.get("trainable") is not None:
-        layer.trainable = bool(given["trainable"])
+        layer.trainable = given["trainable"]
+
+
+def _get_trainable(layer: nn.Module) -> bool:
+    """Whether the layer learns; assigning freezes or frees all in it, live."""
+    return bool(layer.__dict__.get("trainable", True))  # kept as easydl.training.trainable says
+
+
+def _set_trainable(layer: nn.Module, flag: Any) -> None:
+    layer.__dict__["trainable"] = check_flag("trainable", flag)
+
+
+trainable = property(_get_trainable, _set_trainable)
 
 
 def start_build(layer: Any, input_shape: Shape) -> bool:
@@ -177,6 +190,16 @@ def check_input(layer: Any, shape: Shape) -> None:
                 _refuse(layer, shape, f"the window {tuple(layer.smallest)} does not fit into it")
 
 
+def checked_sample_shape(shape: Any) -> tuple[int | None, ...] | None:
+    """``20``, ``(20,)`` or ``(None, 6)`` as a tuple of whole numbers and None, open sizes."""
+    if shape is None:
+        return None
+    sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    return tuple(
+        None if size is None else check_positive_int("input_shape", size) for size in sizes
+    )
+
+
 def class_axis(rank: int) -> int:
     """Where features and classes are: the channels (1) of pictures and volumes, else the last."""
     return 1 if rank > 3 else -1
@@ -214,28 +237,46 @@ def output_shape(layer: nn.Module, input_shape: Any) -> Any:
     if is_open:
         results.append(_run_zeros(layer, shapes, _several(input_shape), 96))
     if isinstance(results[0], list):
-        return [_same_or_open(*outputs) for outputs in zip(*results)]
-    return _same_or_open(*results)
+        return [same_or_open(*outputs) for outputs in zip(*results)]
+    return same_or_open(*results)
 
 
 def build(layer: Any, input_shape: Any) -> None:
     """``layer.build(input_shape)`` for every kind of layer that has or holds one."""
     if type(layer) is nn.Sequential:
         build_chain(layer, input_shape)
+    elif hasattr(layer, "build_layers"):  # a Sequential
+        layer.build_layers(tuple(input_shape[1:]), first=False)
     elif hasattr(layer, "build"):
         layer.build(input_shape)
 
 
 def build_chain(layers: Iterable[nn.Module], input_shape: Any) -> Any:
     """Build ``layers`` one after the other; the shape that leaves the last."""
-    check_chain(layers)
-    for layer in layers:
+    layers = list(layers)
+    for number, layer in enumerate(layers, start=1):
+        check_chain(layers[:number])
         input_shape = output_shape(layer, input_shape)
+    check_chain(layers)
     return input_shape
 
 
-def check_chain(layers: Iterable[nn.Module]) -> None:
-    """Refuse neighbours that read 3-D tensors differently: (N, T, F) beside (N, C, L).
+def check_chain(
+    layers: Iterable[nn.Module], layout: str | None = None, source: Any = None
+) -> tuple[str | None, Any]:
+    """Refuse layers that read a tensor otherwise than the layers before meant it.
+
+    3-D tensors are (N, T, F) or (N, C, L); pictures that come in as (N, H, W, C) are channels-last.
+    A layer that keeps the layout passes it on, a chain or branches answer by their layers, and
+    after what nobody knows (Lambda, modules of your own) anything goes. Dense and the
+    normalisations tell only once they are built for 3-D inputs.
+
+    Args:
+        layout: of what comes in, where it is known; ``channels_last`` tells it from a shape.
+        source: the layer that gave it.
+
+    Returns:
+        layout and source of what goes out.
 
     Raises:
         ValueError: naming both layers and what to put between them.
@@ -248,27 +289,80 @@ def check_chain(layers: Iterable[nn.Module]) -> None:
         ...     print(problem)
         lstm (LSTM) reads (N, T, F), but conv (Conv1D) gives (N, C, L). Put Permute((2, 1)) between.
     """
-    layout, source = None, nn.Module()
     for layer in layers:
-        takes, gives = getattr(layer, "takes", ANY).layout, getattr(layer, "gives", None)
-        if (layout, takes) in _CLASHES:
-            way_out = "Put Permute((2, 1)) between" + (
-                ", or write axis=-1" * (takes == ANY_CHANNELS.layout)
-            )
-            raise ValueError(
-                f"{label(layer)} reads {takes}, but {label(source)} gives {layout}. {way_out}."
-            )
-        if type(layer).__module__ == "torch.nn.modules.activation" or gives == "as taken":
-            gives = takes if takes in (STEPS.layout, LINES.layout) else layout
+        ways = _ways(layer)
+        if ways:
+            ends = [check_chain(way, layout, source) for way in ways]
+            layout, source = next((end for end in ends if end[0]), (None, None))
+            continue
+        reads = getattr(layer, "takes", ANY).layout
+        if (layout, reads) in _CLASHES:
+            raise ValueError(_clash(layer, reads, source, layout))
+        gives = _gives(layer, reads, layout)
         if gives != layout:
             layout, source = gives, layer
+    return layout, source
 
 
+CHANNELS_LAST = "(N, …, C)"
 _CLASHES = {
     (STEPS.layout, LINES.layout),
     (STEPS.layout, ANY_CHANNELS.layout),
     (LINES.layout, STEPS.layout),
+    (LINES.layout, ROWS.layout),
+    (CHANNELS_LAST, PICTURES.layout),
+    (CHANNELS_LAST, VOLUMES.layout),
+    (CHANNELS_LAST, ANY_CHANNELS.layout),
 }
+_KEEPING = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
+
+
+def channels_last(sample_shape: Shape) -> str | None:
+    """``CHANNELS_LAST`` for a picture or volume that is so beyond doubt, (32, 32, 3), else None."""
+    *sizes, last = (size or 0 for size in sample_shape) if len(sample_shape) in (3, 4) else (0, 0)
+    return CHANNELS_LAST if last in (1, 3, 4) and min(sizes) > 4 else None
+
+
+def _ways(layer: Any) -> list[Any]:
+    """The chains inside that read the layer's input; none where it is a layer of its own."""
+    if isinstance(layer, nn.Sequential) or hasattr(layer, "build_layers"):
+        return [list(layer)] if len(layer) else []
+    return getattr(layer, "ways", [])
+
+
+def _gives(layer: Any, reads: str, layout: str | None) -> str | None:
+    gives = getattr(layer, "gives", None)
+    if gives != "as taken" and type(layer).__module__ not in _KEEPING:
+        return gives
+    if reads in (STEPS.layout, LINES.layout):
+        return reads
+    if getattr(layer, "rank", None) == 3 and layout is None:
+        return {ROWS.layout: STEPS.layout, ANY_CHANNELS.layout: LINES.layout}.get(reads)
+    return layout
+
+
+def _clash(layer: Any, reads: str, source: Any, layout: Any) -> str:
+    if layout == CHANNELS_LAST:
+        return (
+            f"{label(layer)} reads {reads}, but samples of shape {source} have their channels "
+            f"last. Turn the data, {TURN}, and write input_shape="
+            f"{(source[-1], *source[:-1])}. To train on them as they are, put nn.Identity() first, "
+            "or write compile(strict=False) and leave input_shape out."
+        )
+    ways_out = ["Put Permute((2, 1)) between"]
+    for part, axis in ((layer, layout), (source, reads)):
+        if "axis" in getattr(part, "config", {}):
+            ways_out.append(f"write axis={-1 if axis in _STEPWISE else 1} in {label(part)}")
+    if isinstance(layer, nn.Linear):
+        ways_out.append("put Flatten() between")
+    return (
+        f"{label(layer)} reads {reads}, but {label(source)} gives {layout}. "
+        f"{', or '.join(ways_out)}."
+    )
+
+
+_STEPWISE = (STEPS.layout, ROWS.layout)
+TURN = "np.moveaxis(x, -1, 1) (in torch x.movedim(-1, 1))"
 
 
 def has_unmade_weights(layer: nn.Module) -> bool:
@@ -329,12 +423,22 @@ def plain(layer: nn.Module) -> nn.Module:
     return module
 
 
-def _store_activity_penalty(
+def keep_activities(layers: Iterable[Any], start: float | None) -> None:
+    """From now on ``layer.activity_penalty`` sums the uses of each layer from 0; None: it keeps
+    nothing, since a tensor with a graph could not be copied or pickled."""
+    for layer in layers:
+        layer.activity_penalty = start
+
+
+def _add_activity_penalty(
     layer: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor
 ) -> None:
+    if layer.activity_penalty is None:
+        return
     if options.get("logits") or (len(inputs) > 1 and inputs[1]):
         output = activate(layer, output, logits=False)
-    layer.activity_penalty = layer.activity_regularizer(output) / len(output)
+    penalty = layer.activity_regularizer(output) / len(output)
+    layer.activity_penalty = layer.activity_penalty + penalty
 
 
 def _checked_name(name: Any) -> str | None:
@@ -342,15 +446,6 @@ def _checked_name(name: Any) -> str | None:
         return name
     raise ValueError(
         f"name={name!r} was given; expected a text without dots, for example name='encoder'."
-    )
-
-
-def _checked_sample_shape(shape: Any) -> tuple[int | None, ...] | None:
-    if shape is None:
-        return None
-    sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
-    return tuple(
-        None if size is None else check_positive_int("input_shape", size) for size in sizes
     )
 
 
@@ -392,8 +487,7 @@ def _way_out(layer: Any, shape: tuple[Any, ...], rank: int) -> str:
         where = "x[:, None]" if layer.takes.axis == 1 else "x[..., None]"
         return f" An axis is missing: {where} adds one of size 1."
     if "C" in layer.takes.layout and len(shape) == rank > 3 and shape[-1] in (1, 3, 4):
-        order = ", ".join(map(str, (0, rank - 1, *range(1, rank - 1))))
-        return f" If the channels are last, turn them: np.transpose(x, ({order}))."
+        return f" If the channels are last, turn them: {TURN}."
     if None not in shape[1:] and layer.width == math.prod(shape[1:]):
         return " Put Flatten() before it."
     if len(shape) > max(layer.takes.ranks):
@@ -428,5 +522,6 @@ def _several(input_shape: Any) -> bool:
     return bool(input_shape) and isinstance(input_shape[0], (tuple, list))
 
 
-def _same_or_open(*shapes: Sequence[int]) -> tuple[int | None, ...]:
+def same_or_open(*shapes: Sequence[int]) -> tuple[int | None, ...]:
+    """One shape for several runs: the batch axis and the sizes that differ are None."""
     return (None, *(n[0] if len(set(n)) == 1 else None for n in list(zip(*shapes))[1:]))

@@ -64,6 +64,7 @@ class Embedding(nn.Embedding):
     def build(self, input_shape: Shape) -> None:
         """Make the table; it is the same for every ``input_shape``."""
         if start_build(self, input_shape):
+            self.gives = STEPS.layout if len(input_shape) == 2 else None
             make_weights(self, weight=(self.num_embeddings, self.embedding_dim))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -77,6 +77,11 @@ class Branches(nn.Module):
         self.branches = nn.ModuleList(_chain(branch) for branch in branches)
         self.merge, self.axis = merge, axis
 
+    @property
+    def ways(self) -> list[Any]:
+        """The chains that read the input."""
+        return [[branch] for branch in self.branches]
+
     def build(self, input_shape: Shape) -> None:
         """Build the branches in order and compare their outputs."""
         shapes = [build_chain([branch], input_shape) for branch in self.branches]
@@ -141,6 +146,11 @@ class Residual(nn.Module):
         setup(self, locals(), takes=ANY)
         self.layers = _chain(layers)
         self.shortcut = _chain([] if shortcut is None else shortcut)
+
+    @property
+    def ways(self) -> list[Any]:
+        """The chains that read the input."""
+        return [[self.layers], [self.shortcut]]
 
     def build(self, input_shape: Shape) -> None:
         """Build both ways in order and compare where they end."""

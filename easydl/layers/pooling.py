@@ -289,7 +289,8 @@ def _setup(layer: Any, arguments: dict[str, Any]) -> None:
         layer.smallest, layer.same = layer.kernel_size, {}
     else:
         window = (layer.kernel_size, layer.stride, (1,) * rank)
-        layer.same = {"window": window, "average": "Avg" in type(layer).__mro__[1].__name__}
+        average = isinstance(layer, (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d))
+        layer.same = {"window": window, "average": average}
 
 
 def _pooled(layer: Any, x: Tensor, pool: Any) -> Tensor:

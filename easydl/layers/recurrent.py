@@ -280,10 +280,12 @@ class GRU(nn.GRU):
 
 def _check_activation(argument: str, given: Any, *offered: str) -> None:
     if given not in offered:
+        names = " or ".join(map(repr, offered))
         raise ValueError(
-            f"{argument}={given!r} was given; expected {' or '.join(map(repr, offered))}, which is "
-            "what torch's fused kernel computes. For another put Activation(…) after the layer, or "
-            "write the recurrence with nn.RNNCell in your own module."
+            f"{argument}={given!r} was given; expected {names}: torch's fused kernel computes "
+            f"nothing else inside the recurrence. Write {argument}={offered[0]!r} (other numbers "
+            "than with yours), or the recurrence with nn.RNNCell, LSTMCell or GRUCell in your own "
+            "module."
         )
 
 

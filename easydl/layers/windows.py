@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easydl.errors import check_positive_int, look_up
+from easydl.layers.base import TURN
 
 PADS: dict[int, Any] = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 
@@ -46,7 +47,7 @@ def check_channels_first(data_format: Any) -> None:
     if data_format not in (None, "channels_first"):
         raise ValueError(
             f"data_format={data_format!r} was given; easydl's pictures are channels-first, as in "
-            "torch: (N, C, H, W). Leave it out, and turn the data: np.transpose(x, (0, 3, 1, 2))."
+            f"torch: (N, C, H, W). Leave it out, and turn the data: {TURN}."
         )
 
 

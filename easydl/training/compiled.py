@@ -19,6 +19,7 @@ from easydl.errors import (
     did_you_mean,
     listed,
 )
+from easydl.layers.base import keep_activities
 from easydl.training.heads import Head, ending_of
 
 if TYPE_CHECKING:
@@ -215,7 +216,9 @@ class Compiled:
         self, model: Model, x: Any, y: Any, w: Tensor | None
     ) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """The model's ``compute_loss``, with its named parts in one dict that starts with loss."""
+        keep_activities(self.active, 0.0)
         result = model.compute_loss(x, y, w)
+        keep_activities(self.active, None)
         if type(result) is not tuple or not 2 <= len(result) <= 3 or not is_scalar(result[0]):
             raise TypeError(
                 f"compute_loss of {type(model).__name__} returned {result!r:.120}; expected "

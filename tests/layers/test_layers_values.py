@@ -1,5 +1,6 @@
 """Numbers worked out another way: by hand, by loops, by formulas of the slides and papers."""
 
+import copy
 import itertools
 import math
 import subprocess
@@ -12,7 +13,8 @@ from torch import nn
 
 from easydl import layers as dl
 from easydl.initializers import fans
-from easydl.layers.base import build_chain, check_chain, output_shape, plain
+from easydl.layers.base import build_chain, check_chain, keep_activities, output_shape, plain
+from easydl.models import Input, Model, Sequential
 
 
 def count(layer):
@@ -283,6 +285,12 @@ def test_chain_of_layers_is_built_from_one_shape():
         [dl.LSTM(4, return_sequences=True), nn.ReLU(), dl.BatchNormalization()],
         [dl.Conv1D(4, 3), dl.BatchNormalization(), dl.LSTM(4)],
         [dl.TimeDistributed(dl.Dense(3)), dl.SpatialDropout1D(0.1)],
+        [Sequential([dl.Embedding(9, 4), dl.Dropout(0.1)]), dl.Conv1D(3, 2)],
+        [nn.Sequential(dl.LSTM(4, return_sequences=True)), nn.Dropout(), dl.BatchNormalization()],
+        [dl.LSTM(4, return_sequences=True), Sequential([dl.Dropout(0.1), dl.Conv1D(3, 2)])],
+        [dl.LSTM(4, return_sequences=True), dl.Residual([dl.Conv1D(4, 1)])],
+        [dl.Branches([[dl.Conv1D(3, 1)], [dl.Conv1D(2, 1)]], axis=1), dl.GRU(3)],
+        [dl.Conv1D(4, 3), dl.Dense(3)],
     ],
 )
 def test_chain_that_mixes_the_two_layouts_of_sequences_is_refused(chain):
@@ -298,10 +306,119 @@ def test_chain_that_mixes_the_two_layouts_of_sequences_is_refused(chain):
         [dl.Embedding(9, 4), dl.Flatten(), dl.Dense(3), dl.BatchNormalization()],
         [dl.LSTM(4), dl.BatchNormalization()],
         [dl.Conv1D(4, 3), dl.BatchNormalization(), dl.MaxPooling1D(), dl.Flatten()],
+        [dl.Embedding(9, 4), dl.Lambda(lambda x: x.transpose(1, 2)), dl.Conv1D(3, 2)],
+        [Sequential([dl.Conv1D(4, 3)]), Sequential([]), dl.BatchNormalization()],
+        [dl.Residual([dl.Dense(4), dl.ReLU()]), dl.BatchNormalization()],
     ],
 )
 def test_chain_of_one_layout_is_accepted(chain):
     check_chain(chain)
+
+
+@pytest.mark.parametrize(
+    ("chain", "shape", "way_out"),
+    [
+        ([dl.Dense(8), dl.BatchNormalization()], (10, 4), "axis=-1 in BatchNormalization"),
+        ([dl.Dense(8), dl.Conv1D(3, 2)], (10, 4), "Permute"),
+        ([dl.BatchNormalization(name="bn"), dl.LSTM(3)], (10, 4), r"axis=-1 in bn"),
+        ([dl.Conv1D(3, 2), dl.LayerNormalization()], (4, 10), "axis=1 in LayerNormalization"),
+        ([dl.Conv1D(3, 2), dl.Dense(3)], (4, 10), r"Flatten\(\)"),
+        ([Sequential([dl.Dense(8)]), dl.GroupNormalization(2)], (10, 4), "axis=-1"),
+        ([Sequential([dl.Dropout(0.1), dl.Dense(8)]), Sequential([dl.Conv1D(3, 2)])], (10, 4), "P"),
+        ([dl.Reshape((10, 4)), dl.Dense(8), dl.BatchNormalization()], (40,), "axis=-1"),
+    ],
+)
+def test_layout_that_shows_once_the_rank_is_known_is_checked_too(chain, shape, way_out):
+    other = copy.deepcopy(chain)
+    with pytest.raises(ValueError, match=f"reads .* gives .*{way_out}") as error:
+        Sequential(chain).build(shape)
+    assert len(str(error.value)) <= 600
+    with pytest.raises(ValueError, match=f"reads .* gives .*{way_out}"):
+        build_chain(nn.Sequential(*other), (None, *shape))
+
+
+@pytest.mark.parametrize(
+    ("chain", "shape"),
+    [
+        ([dl.Dense(8), dl.BatchNormalization()], (4,)),
+        ([dl.Dense(8), dl.BatchNormalization(axis=-1), dl.LSTM(3)], (10, 4)),
+        ([dl.Embedding(9, 4), dl.BatchNormalization()], ()),
+        ([dl.Dense(8), dl.BatchNormalization()], (3, 9, 4)),
+        ([dl.Conv1D(3, 2), dl.LayerNormalization(axis=1)], (4, 10)),
+        ([dl.Conv2D(3, 2), dl.LayerNormalization(), dl.Dense(2)], (4, 10, 10)),
+        ([dl.Conv1D(3, 2), dl.Permute((2, 1)), dl.Dense(3), dl.LSTM(2)], (4, 10)),
+    ],
+)
+def test_layout_is_accepted_where_the_rank_leaves_no_doubt(chain, shape):
+    Sequential(chain).build(shape)
+
+
+# -- channels last ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [dl.Conv2D(8, 3)],
+        lambda: [dl.DepthwiseConv2D(3)],
+        lambda: [dl.SeparableConv2D(8, 3)],
+        lambda: [dl.MaxPooling2D()],
+        lambda: [dl.AveragePooling2D()],
+        lambda: [dl.GlobalAveragePooling2D()],
+        lambda: [dl.BatchNormalization()],
+        lambda: [dl.ZeroPadding2D(1), dl.Conv2D(8, 3)],
+        lambda: [dl.GaussianNoise(0.1), nn.ReLU(), dl.Conv2D(8, 3)],
+        lambda: [Sequential([dl.Conv2D(8, 3)]), dl.Flatten()],
+        lambda: [dl.Residual([dl.Conv2D(32, 3, padding="same")])],
+        lambda: [dl.Dense(8), dl.Conv2D(8, 3)],
+    ],
+)
+@pytest.mark.parametrize("last", [1, 3, 4])
+def test_pictures_with_the_channels_last_are_refused_before_the_first_step(layers, last):
+    model, x = Sequential([*layers(), dl.Flatten(), dl.Dense(3)]), torch.rand(20, 32, 24, last)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    expected = rf"reads \(N, C.*\(32, 24, {last}\).*np\.moveaxis\(x, -1, 1\).*\({last}, 32, 24\)"
+    with pytest.raises(ValueError, match=expected) as error:
+        model.fit(x, torch.arange(20) % 3, verbose=0)
+    assert len(str(error.value)) <= 600
+    with pytest.raises(ValueError, match=expected):
+        Sequential([Input((32, 24, last)), *layers()])
+
+
+def test_volumes_with_the_channels_last_are_refused():
+    with pytest.raises(ValueError, match=r"np\.moveaxis.*\(1, 16, 16, 16\)"):
+        Sequential([dl.Conv3D(2, 3, padding="same", input_shape=(16, 16, 16, 1))])
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 32), (1, 28, 28), (3, 32, 3), (1, 28, 1), (2, 40, 3), (16, 4, 4), (9, 9, 5)]
+)
+def test_pictures_that_may_be_channels_first_are_taken(shape):
+    Sequential([dl.Conv2D(4, 1, input_shape=shape)])
+
+
+def test_feature_maps_may_have_any_shape_inside():
+    block = Sequential([dl.Conv2D(8, 3, padding="same"), dl.BatchNormalization()])
+    model = Sequential([dl.Conv2D(64, 1, input_shape=(1, 5, 3)), block, dl.MaxPooling2D()])
+    assert model.output_shape == (None, 8, 2, 1)
+    Sequential([dl.Reshape((64, 5, 3), input_shape=(960,)), dl.Conv2D(8, 3)])
+
+
+def test_channels_last_have_two_ways_past():
+    x, y = torch.rand(8, 16, 16, 3), torch.arange(8) % 3
+    past = Sequential([nn.Identity(), dl.Conv2D(2, 3), dl.Flatten(), dl.Dense(3)])
+    loose = Sequential([dl.Conv2D(2, 3), dl.Flatten(), dl.Dense(3)])
+    for model, strict in [(past, True), (loose, False)]:
+        model.compile("sgd", "sparse_categorical_crossentropy", strict=strict)
+        model.fit(x, y, verbose=0)
+
+
+def test_average_pooling_of_ones_own_class_pads_like_its_parent():
+    class Mine(dl.AveragePooling2D):
+        pass
+
+    x = torch.rand(1, 1, 3, 3)
+    assert torch.equal(Mine(2, padding="same")(x), dl.AveragePooling2D(2, padding="same")(x))
 
 
 # -- activations, penalties, plain modules --------------------------------------------------------
@@ -336,8 +453,50 @@ def test_logits_leave_the_activation_out():
 @pytest.mark.parametrize("logits", [False, True])
 def test_activity_penalty_is_that_of_the_activated_output_per_sample(logits):
     layer, x = dl.Dense(3, "relu", activity_regularizer="l2"), torch.randn(5, 4)
+    keep_activities([layer], 0.0)
     layer(x, logits=logits)
-    torch.testing.assert_close(layer.activity_penalty, 0.01 * layer(x).square().sum() / 5)
+    penalty = layer.activity_penalty
+    torch.testing.assert_close(penalty, 0.01 * layer(x).square().sum() / 5)
+    torch.testing.assert_close(layer.activity_penalty, 2 * penalty)  # it was used twice
+
+
+def test_activity_is_kept_only_while_a_loss_is_computed():
+    layer = dl.Dense(3, activity_regularizer="l2")
+    layer(torch.randn(5, 4))
+    assert layer.activity_penalty is None
+    copy.deepcopy(layer)
+
+
+def test_activity_penalty_of_a_layer_used_twice_is_the_sum_of_both():
+    shared = dl.Dense(4, activity_regularizer="l1", input_shape=(4,))
+    model = Sequential([shared, nn.Tanh(), shared])
+    model.compile("sgd", "mse")
+    x = torch.randn(6, 4)
+    first = shared(x)
+    loss = (shared(first.tanh()) ** 2).mean()
+    both = first.abs().sum() + shared(first.tanh()).abs().sum()
+    expected = (loss + 0.01 * both / 6).item()
+    model(x)  # this pass is nobody's loss
+    assert model.evaluate(x, torch.zeros(6, 4), verbose=0) == pytest.approx(expected, rel=1e-5)
+    assert model.train_on_batch(x, torch.zeros(6, 4)) == pytest.approx(expected, rel=1e-5)
+    model.fit(x, torch.zeros(6, 4), verbose=0)
+    model(x)
+    copy.deepcopy(model)
+
+
+def test_activity_penalty_is_there_for_a_loss_of_ones_own():
+    class Sparse(Model):
+        def compute_loss(self, x, y, sample_weight=None):
+            outputs = self(x)
+            return (outputs - x).square().mean() + self.penalty(), outputs
+
+    layer = dl.Dense(4, activity_regularizer="l1", input_shape=(4,))
+    model, x = Sparse(Sequential([layer])), torch.randn(6, 4)
+    model.compile("sgd")
+    outputs = layer(x)
+    expected = ((outputs - x).square().mean() + 0.01 * outputs.abs().sum() / 6).item()
+    assert model.train_on_batch(x) == pytest.approx(expected, rel=1e-5)
+    copy.deepcopy(model)
 
 
 def test_penalties_and_constraints_name_the_parameters():
@@ -352,7 +511,7 @@ def test_arguments_stay_on_the_layer():
     layer = dl.Dense(3, "relu", name="head", input_dim=4, trainable=False)
     assert layer.config["units"] == 3 and layer.config["activation"] == "relu"
     assert (layer.name, layer.given_input_shape, layer.trainable) == ("head", (4,), False)
-    assert not hasattr(dl.Dense(3), "trainable")
+    assert dl.Dense(3).trainable is True
     assert set(dl.Cropping2D(1).config) == {"cropping", "data_format", "name", "input_shape"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -71,6 +72,28 @@ def test_trainable_reads_as_it_was_set():
     assert base.trainable
 
 
+def test_trainable_of_a_layer_reads_true_or_false_before_and_after_a_fit():
+    inner = dl.Sequential([dl.Dense(4), dl.BatchNormalization()])
+    model = dl.Sequential([dl.Dense(4, trainable=False), inner, dl.Residual([dl.Dense(4)])])
+    frozen, block = model.layers[0], model.layers[2]
+    parts = [model, inner, block, block.layers[0], *inner.layers]
+    for _ in range(2):
+        assert frozen.trainable is False
+        assert all(part.trainable is True for part in parts)
+        model.compile("sgd", "mse")
+        model.fit(torch.randn(8, 4), torch.randn(8, 4), verbose=0)
+    block.trainable = False
+    model.fit(torch.randn(8, 4), torch.randn(8, 4), verbose=0)
+    assert block.trainable is block.layers[0].trainable is False
+    inner.trainable = False
+    assert inner.trainable is inner.layers[1].trainable is model.trainable is False
+
+
+def test_trainable_of_a_layer_takes_nothing_but_a_flag():
+    with pytest.raises(ValueError, match="trainable='no'"):
+        dl.Dense(3).trainable = "no"
+
+
 def test_requires_grad_of_the_user_stays():
     network, _, first = tower()
     first.requires_grad_(False)
@@ -101,6 +124,15 @@ def test_frozen_norm_without_parameters_keeps_its_statistics():
     norm.trainable = True
     model.fit(x, y, verbose=0)
     assert norm.running_mean.min() > 0
+
+
+def test_frozen_torch_norm_without_parameters_keeps_its_statistics():
+    norm = nn.BatchNorm1d(4, affine=False)
+    model = dl.Sequential([norm, dl.Dense(1)])
+    model.compile("sgd", "mse")
+    norm.trainable = False
+    model.fit(torch.randn(20, 4) + 3, torch.randn(20), verbose=0)
+    assert torch.equal(norm.running_mean, torch.zeros(4)) and norm.num_batches_tracked == 0
 
 
 def test_trainable_goes_along_with_a_copy():
