@@ -282,7 +282,8 @@ class Model(nn.Module):
                 Dataset or DataLoader, a generator, an iterable of ``(x, y[, weight])``, or a
                 function that returns one.
             y: targets; ``None`` where ``x`` brings them.
-            batch_size: rows a step, 32 by default; a DataLoader or generator has its own.
+            batch_size: rows a step, 32 by default; a DataLoader or generator has its own, and
+                this number is passed over.
             epochs: the number of the last epoch.
             verbose: 0 silent, 1 a bar, 2 a line an epoch, ``"auto"`` 1 on a terminal, else 2.
             callbacks: ``easydl.callbacks`` objects or functions ``f(epoch, logs)``.
@@ -293,8 +294,10 @@ class Model(nn.Module):
                 ``mean(w·loss)``. Not applied to validation.
             sample_weight: ``(N,)``, each row's factor.
             initial_epoch: the number of the first epoch, from 0.
-            steps_per_epoch, validation_steps: batches an epoch, where the source does not end.
-            validation_batch_size: rows a step in validation; chosen by the library by default.
+            steps_per_epoch: batches an epoch; the next epoch goes on where this one ended.
+            validation_steps: batches of each validation.
+            validation_batch_size: rows a step in validation; chosen by the library by default,
+                ``batch_size`` with ``validation_steps``.
             validation_freq: validate every so many epochs, or after those listed, from 1.
             split: ``"tail"`` (Keras: the last rows), ``"random"`` or ``"stratified"``.
 
@@ -343,7 +346,8 @@ class Model(nn.Module):
             batch_size, shuffle, seed, state.device, merge_single=merge, steps=steps_per_epoch
         )
         if validation is not None:
-            rows = validation_batch_size or prepare.rows_per_pass(validation, batch_size)
+            rows = validation_batch_size or (batch_size if validation_steps else None)
+            rows = rows or prepare.rows_per_pass(validation, batch_size)
             validation.batching(rows, False, 0, state.device, steps=validation_steps)
         self.history = history = History()
         hooks = self._connect([history, *as_list(callbacks)], verbose, epochs, source.steps)
@@ -373,7 +377,7 @@ class Model(nn.Module):
 
         Args:
             x, y, sample_weight: as in ``fit``.
-            batch_size: rows at a time; chosen by the library by default.
+            batch_size: rows at a time; chosen by the library by default, 32 with ``steps``.
             verbose, callbacks: as in ``fit``.
             steps: batches to take, where the source does not end.
             return_dict: names with the numbers.
@@ -385,11 +389,12 @@ class Model(nn.Module):
         self._use_device()
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source)
-        rows = prepare.rows_per_pass(source) if batch_size is None else batch_size
-        check_positive_int("batch_size", rows)
+        if batch_size is None:
+            batch_size = prepare.rows_per_pass(source) if steps is None else 32
+        check_positive_int("batch_size", batch_size)
         if steps is not None:
             check_positive_int("steps", steps)
-        source.batching(rows, device=state.device, steps=steps)
+        source.batching(batch_size, device=state.device, steps=steps)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         logs = run_epochs(self, None, source, hooks)
         if return_dict:
@@ -409,7 +414,7 @@ class Model(nn.Module):
 
         Args:
             x: as in ``fit``; targets in a Dataset or loader are passed over.
-            batch_size: rows at a time; chosen by the library by default.
+            batch_size: rows at a time; chosen by the library by default, 32 with ``steps``.
             verbose, callbacks: as in ``fit``.
             steps: batches to take, where the source does not end.
 
@@ -424,11 +429,12 @@ class Model(nn.Module):
                 "predict was called before fit or load_weights: these are the outputs of random "
                 "weights."
             )
-        rows = prepare.rows_per_pass(source) if batch_size is None else batch_size
-        check_positive_int("batch_size", rows)
+        if batch_size is None:
+            batch_size = prepare.rows_per_pass(source) if steps is None else 32
+        check_positive_int("batch_size", batch_size)
         if steps is not None:
             check_positive_int("steps", steps)
-        source.batching(rows, device=self.device, steps=steps)
+        source.batching(batch_size, device=self.device, steps=steps)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         outputs = list(self._outputs(source, hooks))
         return _concatenate(outputs)
