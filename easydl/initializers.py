@@ -40,8 +40,8 @@ def get(spec: Any) -> Initializer:
         family = {"xavier": "glorot", "kaiming": "he"}.get(spec.lower(), spec.lower())
         if family in ("glorot", "he", "lecun"):
             raise ValueError(
-                f"initializer {spec!r} was given; expected {family + '_uniform'!r} or "
-                f"{family + '_normal'!r}, which say from what it draws."
+                f"unknown initializer {spec!r}. Did you mean '{family}_uniform' or "
+                f"'{family}_normal'? It is expected to say what it draws from."
             )
         spec = look_up("initializer", spec, TABLE)
     if isinstance(spec, type):
