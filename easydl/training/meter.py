@@ -21,10 +21,14 @@ class Meter:
 
     Outputs are kept for up to 64 batches and given to the metrics together, which makes a metric's
     cost a 64th and waits for the device only when somebody reads a number.
+
+    A loss of torch's that counts class weights or ignored targets is averaged by what it counts,
+    each output's by its own; the sum of the losses follows from these.
     """
 
     def __init__(self, heads: list[Head]):
         self.heads = heads
+        self._by_target = [head for head in heads if is_index_loss(head.loss)]
         self.named_metrics = [
             (f"{head.name}_{key}" if head.name else key, metric)
             for head in heads
@@ -50,13 +54,13 @@ class Meter:
         if self.named_metrics:
             self._pending.append((map_tree(Tensor.detach, outputs), y, w))
             self._pending_size += sum(output.numel() for output in leaves(outputs))
-        elif len(self.heads) == 1 and is_index_loss(self.heads[0].loss):
+        elif self._by_target:
             self._pending.append((None, y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
             self.flush()
 
     def flush(self) -> None:
-        """Bring the sums up to date; still without waiting for the device."""
+        """Bring the sums up to date; waits for the device only to leave out ignored targets."""
         if self._parts:
             self._add_losses()
         if self._pending and self.named_metrics:
@@ -67,27 +71,38 @@ class Meter:
         """Means so far. Waits for the device."""
         self.flush()
         logs = {name: float(total / self._counts[name]) for name, total in self._sums.items()}
+        for head in self._heads_apart(logs):
+            logs["loss"] += head.weight * logs[f"{head.name}_loss"]
         for name, metric in self.named_metrics:
             logs[name] = metric.result()
         return logs
 
     def _add_losses(self) -> None:
+        columns = {}
         for name in self._parts[0][0]:
             values = torch.stack([parts[name] for parts, _ in self._parts])
             values = values.to("cpu" if values.device.type == "mps" else values.device).double()
+            columns[name] = values
+        for head in self._heads_apart(columns):
+            columns["loss"] = columns["loss"] - head.weight * columns[f"{head.name}_loss"]
+        for name, values in columns.items():
             counts = self._denominators(name, values)
             self._sums[name] = self._sums.get(name, 0.0) + (values * counts).sum()
             self._counts[name] = self._counts.get(name, 0.0) + counts.sum()
 
     def _denominators(self, name: str, values: Tensor) -> Tensor:
         """How much each batch's mean counts: its rows, or what its loss divided by."""
-        for head in self.heads:
-            of_this_head = name in ("loss", f"{head.name}_loss")
-            if head.counts_by_target and of_this_head and len(self.heads) == 1:
-                found = [denominator(head.loss, y) for _, y, _ in self._pending]
+        for index, head in enumerate(self.heads):
+            if head.counts_by_target and name == (f"{head.name}_loss" if head.name else "loss"):
+                found = [denominator(head.loss, leaves(y)[index]) for _, y, _ in self._pending]
                 if None not in found:
                     return torch.stack(found).to(values)  # type: ignore[arg-type]
         return torch.tensor([rows for _, rows in self._parts], dtype=values.dtype).to(values)
+
+    def _heads_apart(self, names: Mapping[str, Any]) -> list[Head]:
+        """The outputs whose losses are taken out of the sum of losses, for their own means."""
+        named = all(head.name and f"{head.name}_loss" in names for head in self.heads)
+        return self.heads if self._by_target and named else []
 
     def _update_metrics(self) -> None:
         with torch.inference_mode():

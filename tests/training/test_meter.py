@@ -145,6 +145,38 @@ def test_metrics_of_a_pass_of_only_ignored_targets_are_empty():
     assert result["accuracy"] == result["custom"] == 0
 
 
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.classes = dl.Dense(3, input_dim=3, kernel_regularizer=dl.regularizers.L2(0.1))
+        self.number = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return {"kind": self.classes(x), "size": self.number(x)}
+
+
+@pytest.mark.parametrize("metrics", [None, "mae"])
+def test_losses_of_several_outputs_do_not_depend_on_the_batches(metrics):
+    classes = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 2.0]), ignore_index=2)
+    y = {"kind": torch.arange(333) // 7 % 3, "size": Y}
+    net = TwoHeads()
+    outputs = net(X)
+    kind = classes(outputs["kind"], y["kind"]).item()
+    size = nn.functional.mse_loss(outputs["size"][:, 0], Y.float()).item()
+    model = dl.Model(net)
+    model.compile(
+        "sgd", {"kind": classes, "size": "mse"}, loss_weights={"kind": 2.0, "size": 0.5},
+        metrics={"size": metrics} if metrics else None,
+    )  # fmt: skip
+    expected = 2 * kind + 0.5 * size + 0.1 * net.classes.weight.square().sum().item()
+    for batch_size in (5, 64, 333):
+        result = model.evaluate(X, y, batch_size, 0, return_dict=True)
+        assert result["kind_loss"] == pytest.approx(kind, rel=1e-5)
+        assert result["size_loss"] == pytest.approx(size, rel=1e-5)
+        assert result["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 # -- memory ----------------------------------------------------------------------------------------
 
 
