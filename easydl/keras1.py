@@ -1,36 +1,31 @@
 """The spellings of 2016: Keras 1's words, names and modules, translated here and nowhere else.
 
-``from easydl.layers import Dense; Dense(64, input_dim=20, init="uniform")`` runs, and each old word
-gives one ``DeprecationWarning`` that names today's. How: the tables below say which old words each
-public class and method had, and ``install``, called once at the end of ``easydl/__init__.py``, puts
-a small wrapper around those ``__init__`` and methods. That leaves the rest of the house alone: the
-modern signatures stay as they are written (``inspect.signature`` shows them, a misspelt argument
-still raises there), a class stays the same object (subclasses, ``isinstance``, pickle and ``copy``
-never meet the wrapper), and a call without old words costs one comparison of its keywords.
-
-Old *names* (``Convolution2D``, ``maxnorm``, ``fit_generator`` …) are functions that return what
-today's name returns. Old *modules* (``easydl.layers.convolutional``, ``easydl.utils.np_utils`` …)
+Each old word gives one ``DeprecationWarning`` that names today's. The tables below say which old
+words each public class and method had; ``install``, called once at the end of
+``easydl/__init__.py``, puts a small wrapper around those ``__init__`` and methods. The modern
+signatures stay as they are written (``inspect.signature`` shows them, a misspelt argument still
+raises there) and a class stays the same object (subclasses, ``isinstance``, pickle and ``copy``
+never meet the wrapper). Old names are functions that return what today's name returns; old modules
 are entries in ``sys.modules``.
 
 Example:
     >>> from easydl.layers import Dense
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     layer = Dense(output_dim=64, bias=False)
-    >>> for warning in caught:
-    ...     print(warning.message)
+    ...     layer = Dense(output_dim=64)
+    >>> print(caught[0].message)
     output_dim is Keras 1's word; write units.
-    bias is Keras 1's word; write use_bias.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,12 +37,14 @@ from easydl import (
     initializers,
     layers,
     losses,
+    metrics,
     models,
     optimizers,
     regularizers,
     utils,
 )
-from easydl.errors import check_positive_int
+from easydl.callbacks import monitor
+from easydl.errors import HERE, check_positive_int
 from easydl.layers.base import LINES, STEPS, plain, traced
 from easydl.model import Model
 from easydl.schedules import InverseTimeDecay
@@ -57,30 +54,25 @@ from easydl.sequential import Sequential
 
 Given = dict[str, Any]
 Convert = Callable[[str, Any, Given], Given]
+KERAS_FILES = (".h5", ".hdf5")
 
 
 class Word(NamedTuple):
-    """What became of an old word.
+    """What became of an old word."""
 
-    Attributes:
-        advice: the end of the warning; None for a word of today whose value needs a look.
-        convert: ``(word, value, all arguments) -> arguments of today``; may raise.
-        last: the result replaces what other words gave.
-    """
-
-    advice: str | None
-    convert: Convert
-    last: bool = False
+    advice: str | None  # the end of the warning; None for a word whose value needs a look
+    convert: Convert  # (word, value, all arguments) -> arguments of today; may raise
+    last: bool = False  # the result replaces what other words gave
 
 
 Words = Mapping[str, Word]
 
 
 class Name(NamedTuple):
-    """An old name: what makes it today, the old order of its arguments, old words, the advice."""
+    """An old name."""
 
-    today: Callable[..., Any]
-    order: str
+    today: Callable[..., Any]  # what makes it
+    order: str  # of its arguments in Keras 1
     words: Words
     advice: str
 
@@ -92,10 +84,13 @@ class Order(NamedTuple):
     is_meant: Callable[[tuple[Any, ...]], bool]
 
 
-def to(today: str, values: Mapping[str, str] | None = None) -> Word:
-    """The same under another name; some ``values`` have other names too."""
+def to(today: str, values: Mapping[str, Any] | None = None, closed: bool = False) -> Word:
+    """The same under another name; some ``values``, or all (``closed``), have other names too."""
 
     def convert(word: str, value: Any, given: Given) -> Given:
+        if closed and values and value not in values:
+            expected = " or ".join(map(repr, values))
+            raise ValueError(f"{word}={value!r:.60} was given; expected {expected}.")
         return {today: values.get(value, value) if values and isinstance(value, str) else value}
 
     return Word(f"write {today}", convert)
@@ -134,24 +129,10 @@ def constraint(today: str) -> Word:
     return to(today, {"maxnorm": "max_norm", "nonneg": "non_neg", "unitnorm": "unit_norm"})
 
 
-# -- words that take more than another name --------------------------------------------------------
-
-
 def _kernel_size(word: str, value: Any, given: Given) -> Given:
-    sizes = [given[name] for name in ("nb_row", "nb_col") if given.get(name) is not None]
+    names = ("nb_row", "nb_col", "kernel_dim1", "kernel_dim2", "kernel_dim3")
+    sizes = [given[name] for name in names if given.get(name) is not None]
     return {"kernel_size": tuple(sizes) if len(sizes) > 1 else sizes[0]}
-
-
-def _steps_and_features(word: str, value: Any, given: Given) -> Given:
-    return {"input_shape": (given.get("input_length"), given.get("input_dim"))}
-
-
-def _steps(word: str, value: Any, given: Given) -> Given:
-    return {"input_shape": (value,)}
-
-
-def _sample_shape(word: str, value: Any, given: Given) -> Given:
-    return {"input_shape": tuple(value)[1:]}
 
 
 def _picture_shape(word: str, value: Any, given: Given) -> Given:
@@ -175,14 +156,23 @@ def _channels_first(word: str, value: Any, given: Given) -> Given:
     return {}
 
 
-def _forget_bias(word: str, value: Any, given: Given) -> Given:
-    if value not in ("one", "zero"):
-        raise ValueError(f"{word}={value!r:.60} was given; expected 'one' or 'zero'.")
-    return {"unit_forget_bias": value == "one"}
+def _gate(word: str, value: Any, given: Given) -> Given:
+    if value != "hard_sigmoid":
+        _warn(f"{word} is Keras 1's word; write recurrent_activation.")
+        return {"recurrent_activation": value}
+    _warn(
+        f"{word} is Keras 1's word; leave it out: torch's kernel computes 'sigmoid' where "
+        "'hard_sigmoid' was asked, so the numbers differ a little from those of Keras 1."
+    )
+    return {}
 
 
-def _rate_in_steps(word: str, value: Any, given: Given) -> Given:
-    return {"rate": value, "axis": -1}
+def _sequence_shape(word: str, value: Any, given: Given) -> Given:
+    return {"input_shape": (given.get("input_length"), given.get("input_dim"))}
+
+
+def _steps(word: str, value: Any, given: Given) -> Given:
+    return {"input_shape": (value,)}
 
 
 def _pool_size(word: str, value: Any, given: Given) -> Given:
@@ -209,6 +199,20 @@ def _inverse_time(default: float) -> Convert:
     return convert
 
 
+def _clipping(word: str, value: Any, given: Given) -> Given:
+    """Keras has these words to this day, in the optimizer; easydl clips in ``compile``."""
+    if value not in (None, 0):
+        raise ValueError(f"{word}={value!r:.60} was given to an optimizer; {CLIPPING[word]}.")
+    return {}
+
+
+def _balanced(word: str, value: Any, given: Given) -> Given:
+    if isinstance(value, str) and value == "auto":
+        _warn("class_weight='auto' is Keras 1's word; write class_weight='balanced'.")
+        value = "balanced"
+    return {word: value}
+
+
 def _show_accuracy(word: str, value: Any, given: Given) -> Given:
     """Add the metric to what ``compile`` was told; the optimizer goes on as it is."""
     compiled = given["self"]._compiled
@@ -222,7 +226,7 @@ def _show_accuracy(word: str, value: Any, given: Given) -> Given:
 
 
 def _no_keras_file(word: str, value: Any, given: Given) -> Given:
-    if str(value).endswith((".h5", ".hdf5")):
+    if str(value).endswith(KERAS_FILES):
         raise ValueError(
             f"load_weights({str(value)!r}) was asked, a Keras file, which easydl cannot read yet; "
             "expected a file of its own save_weights, such as 'weights.safetensors'."
@@ -247,13 +251,7 @@ def _drawn(today: str, counted_by: str, steps: str) -> Convert:
 
 
 def epochs_of(generator: Iterator[Any], samples: int) -> Callable[[], Iterator[Any]]:
-    """What ``fit`` calls for each epoch: batches until ``samples`` were drawn, as Keras 1 did.
-
-    Example:
-        >>> epoch = epochs_of(iter([([1, 2], 0), ([3, 4], 0), ([5, 6], 0), ([7, 8], 0)]), 3)
-        >>> [x for x, y in epoch()], [x for x, y in epoch()]
-        ([[1, 2], [3, 4]], [[5, 6], [7, 8]])
-    """
+    """What ``fit`` calls for each epoch: batches until ``samples`` were drawn, as Keras 1 did."""
 
     def batches() -> Iterator[Any]:
         drawn = 0
@@ -272,15 +270,7 @@ def epochs_of(generator: Iterator[Any], samples: int) -> Callable[[], Iterator[A
 
 
 class StepsFirst(nn.Module):
-    """A layer over (N, C, L) on Keras 1's (N, T, F): turned, computed, turned back.
-
-    Args:
-        layer: Conv1D, MaxPooling1D …
-        input_shape: of one sample, (T, F), on the first layer of a model.
-
-    Shape:
-        (N, T, F) → (N, T′, F′), or (N, F) from a global pooling.
-    """
+    """A layer over (N, C, L) on Keras 1's (N, T, F): turned, computed, turned back."""
 
     takes, gives = STEPS, STEPS.layout
 
@@ -311,8 +301,36 @@ def _turned(gives: str | None, x: Any, layer: Any) -> Any:
     return y if gives is None else y.transpose(1, 2)  # None: a global pooling's (N, F)
 
 
+def _deconvolution_2d(output_shape: Any = None, **words: Any) -> layers.Conv2DTranspose:
+    layer = layers.Conv2DTranspose(**words)
+    if output_shape is not None:
+        layer.register_forward_hook(functools.partial(_check_size, tuple(output_shape)[-2:]))
+    return layer
+
+
+def _check_size(size: tuple[int | None, ...], layer: nn.Module, inputs: Any, y: Tensor) -> None:
+    """Strides leave the size open, which Keras 1 was told and easydl computes."""
+    if any(asked not in (None, found) for asked, found in zip(size, y.shape[-2:])):
+        raise ValueError(
+            f"output_shape=(…, {size[0]}, {size[1]}) was given to Deconvolution2D, which makes "
+            f"{tuple(y.shape[-2:])}; expected that, then ZeroPadding2D or Cropping2D."
+        )
+
+
+def _cosine_proximity(y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+    return losses.cosine_similarity(y_pred, y_true, reduction) / y_pred.shape[-1]
+
+
 def _convolution_1d(input_shape: Any = None, **words: Any) -> StepsFirst:
     return StepsFirst(layers.Conv1D(**words), input_shape)
+
+
+def _classes(p: Any) -> Any:
+    return p.argmax(axis=1) if p.shape[1] > 1 else (p[:, 0] > 0.5).astype(int)
+
+
+def _verb(name: str) -> Callable[..., Any]:
+    return lambda self, **today: getattr(self, name)(**today)
 
 
 def _second_is_an_initializer(args: tuple[Any, ...]) -> bool:
@@ -324,96 +342,73 @@ def _third_is_a_decay(args: tuple[Any, ...]) -> bool:
     return len(args) > 3 and not isinstance(args[3], bool)
 
 
-def _first_is_a_keras_file(args: tuple[Any, ...]) -> bool:
-    return len(args) > 1 and str(args[1]).endswith((".h5", ".hdf5"))
-
-
-def _penalty(l1: float = 0.0, l2: float = 0.0) -> regularizers.L1L2:
-    return regularizers.L1L2(l1, l2)
-
-
 # -- the tables ------------------------------------------------------------------------------------
 
+# fmt: off
+NO_BATCH_AXIS = "write input_shape, without the batch axis"
 #: every layer that may come first
 FIRST: Words = {
-    "batch_input_shape": Word("write input_shape, without the batch axis", _sample_shape),
+    "batch_input_shape": Word(
+        NO_BATCH_AXIS, lambda word, value, given: {"input_shape": tuple(value)[1:]}
+    ),
     "input_dtype": gone("it is read from the data"),
 }
 SET_LATER = gone("build the model, then write model.set_weights(…)", None)
 WEIGHTS: Words = {
-    "init": initializer("kernel_initializer"),
-    "W_regularizer": to("kernel_regularizer"),
-    "b_regularizer": to("bias_regularizer"),
-    "W_constraint": constraint("kernel_constraint"),
-    "b_constraint": constraint("bias_constraint"),
-    "bias": to("use_bias"),
-    "weights": SET_LATER,
+    "init": initializer("kernel_initializer"), "W_regularizer": to("kernel_regularizer"),
+    "b_regularizer": to("bias_regularizer"), "W_constraint": constraint("kernel_constraint"),
+    "b_constraint": constraint("bias_constraint"), "bias": to("use_bias"), "weights": SET_LATER,
 }
-SEQUENCE: Words = {
-    "input_dim": Word("write input_shape=(steps, features)", _steps_and_features),
-    "input_length": Word("write input_shape=(steps, features)", _steps_and_features),
-}
+SEQUENCE: Words = dict.fromkeys(
+    ("input_dim", "input_length"), Word("write input_shape=(steps, features)", _sequence_shape)
+)
 ORDERING: Words = {"dim_ordering": Word("leave it out: pictures are (N, C, H, W)", _channels_first)}
 DENSE: Words = {**WEIGHTS, "output_dim": to("units")}
 SIMPLE_RNN: Words = {
-    **DENSE,
-    **SEQUENCE,
-    "inner_init": initializer("recurrent_initializer"),
-    "U_regularizer": to("recurrent_regularizer"),
-    "dropout_W": to("dropout"),
+    **DENSE, **SEQUENCE, "inner_init": initializer("recurrent_initializer"),
+    "U_regularizer": to("recurrent_regularizer"), "dropout_W": to("dropout"),
     "dropout_U": to("recurrent_dropout"),
     "stateful": gone("every batch starts from a state of zeros", False),
-    "unroll": gone("torch's kernel runs the loop"),
-    "consume_less": gone("torch's kernel runs the loop"),
+    **dict.fromkeys(("unroll", "consume_less"), gone("torch's kernel runs the loop")),
 }
-GRU: Words = {
-    **SIMPLE_RNN,
-    # Keras 1's hard sigmoid is a cheap approximation of the sigmoid that torch's kernel has.
-    "inner_activation": to("recurrent_activation", {"hard_sigmoid": "sigmoid"}),
-}
-CONVOLUTION: Words = {
-    **WEIGHTS,
-    "nb_filter": to("filters"),
-    "border_mode": to("padding"),
-}
+GRU: Words = {**SIMPLE_RNN, "inner_activation": Word(None, _gate)}
+CONVOLUTION: Words = {**WEIGHTS, "nb_filter": to("filters"), "border_mode": to("padding")}
 CONVOLUTION_1D: Words = {
-    **CONVOLUTION,
-    **SEQUENCE,
-    **FIRST,
-    "filter_length": to("kernel_size"),
+    **CONVOLUTION, **SEQUENCE, **FIRST, "filter_length": to("kernel_size"),
     "subsample_length": to("strides"),
 }
-CONVOLUTION_2D: Words = {
-    **CONVOLUTION,
-    **ORDERING,
-    **FIRST,
-    "nb_row": Word("write kernel_size=(rows, columns)", _kernel_size),
-    "nb_col": Word("write kernel_size=(rows, columns)", _kernel_size),
+KERNEL_SIZE = Word("write kernel_size=(rows, columns)", _kernel_size)
+CONVOLUTION_3D: Words = {
+    **CONVOLUTION, **ORDERING, **FIRST,
+    **dict.fromkeys(("kernel_dim1", "kernel_dim2", "kernel_dim3"), KERNEL_SIZE),
     "subsample": to("strides"),
+}
+CONVOLUTION_2D: Words = {
+    **CONVOLUTION_3D, **dict.fromkeys(("nb_row", "nb_col"), KERNEL_SIZE),
     "input_shape": Word(None, _picture_shape),
-    "batch_input_shape": Word("write input_shape, without the batch axis", _picture_shape),
+    "batch_input_shape": Word(NO_BATCH_AXIS, _picture_shape),
 }
 POOLING: Words = {**ORDERING, "border_mode": to("padding")}
 POOLING_1D: Words = {
-    "pool_length": Word("write pool_size", _pool_size),
-    "stride": Word("write strides", _pool_size),
+    "pool_length": Word("write pool_size", _pool_size), "stride": Word("write strides", _pool_size),
     "border_mode": to("padding"),
 }
 
 #: layer of both eras -> its old words
 LAYERS: dict[str, Words] = {
-    "Dense": DENSE,
-    "Dropout": {"p": to("rate")},
-    "SpatialDropout1D": {"p": Word("write rate and axis=-1", _rate_in_steps)},
-    "SpatialDropout2D": {"p": to("rate"), **ORDERING},
-    "SpatialDropout3D": {"p": to("rate"), **ORDERING},
+    "Dense": DENSE, "Dropout": {"p": to("rate")},
+    "SpatialDropout1D": {
+        "p": Word("write rate and axis=-1", lambda word, value, given: {"rate": value, "axis": -1})
+    },
+    **{f"SpatialDropout{n}D": {"p": to("rate"), **ORDERING} for n in (2, 3)},
     "GaussianNoise": {"sigma": to("stddev")},
     "Lambda": {"output_shape": gone("it is found by running the function")},
     "LeakyReLU": {"alpha": to("negative_slope")},
     "PReLU": {"init": initializer("alpha_initializer"), "weights": SET_LATER},
-    "SimpleRNN": SIMPLE_RNN,
-    "GRU": GRU,
-    "LSTM": {**GRU, "forget_bias_init": Word("write unit_forget_bias", _forget_bias)},
+    "SimpleRNN": SIMPLE_RNN, "GRU": GRU,
+    "LSTM": {
+        **GRU, "forget_bias_init": to("unit_forget_bias", {"one": True, "zero": False}, True)
+    },
     "Embedding": {
         "init": initializer("embeddings_initializer"),
         "W_regularizer": to("embeddings_regularizer"),
@@ -425,49 +420,48 @@ LAYERS: dict[str, Words] = {
     "BatchNormalization": {
         "beta_init": initializer("beta_initializer"),
         "gamma_init": initializer("gamma_initializer"),
-        "mode": gone("features are normalised over the batch", 0),
-        "weights": SET_LATER,
+        "mode": gone("features are normalised over the batch", 0), "weights": SET_LATER,
     },
-    "MaxPooling1D": POOLING_1D,
-    "MaxPooling2D": POOLING,
-    "MaxPooling3D": POOLING,
-    "AveragePooling1D": POOLING_1D,
-    "AveragePooling2D": POOLING,
-    "AveragePooling3D": POOLING,
-    "GlobalMaxPooling2D": ORDERING,
-    "GlobalMaxPooling3D": ORDERING,
-    "GlobalAveragePooling2D": ORDERING,
-    "GlobalAveragePooling3D": ORDERING,
-    "UpSampling2D": ORDERING,
-    "ZeroPadding2D": ORDERING,
-    "Cropping2D": ORDERING,
+    **dict.fromkeys(("MaxPooling1D", "AveragePooling1D"), POOLING_1D),
+    **{f"{kind}Pooling{n}D": POOLING for kind in ("Max", "Average") for n in (2, 3)},
+    **{f"Global{kind}Pooling{n}D": ORDERING for kind in ("Max", "Average") for n in (2, 3)},
+    **dict.fromkeys(("UpSampling2D", "ZeroPadding2D", "Cropping2D"), ORDERING),
 }
 
+RNN = "self output_dim init inner_init"
 ORDERS: dict[str, Order] = {
     "Dense": Order("self output_dim init activation weights", _second_is_an_initializer),
-    "SimpleRNN": Order("self output_dim init inner_init activation", _second_is_an_initializer),
-    "GRU": Order(
-        "self output_dim init inner_init activation inner_activation", _second_is_an_initializer
-    ),
+    "SimpleRNN": Order(f"{RNN} activation", _second_is_an_initializer),
+    "GRU": Order(f"{RNN} activation inner_activation", _second_is_an_initializer),
     "LSTM": Order(
-        "self output_dim init inner_init forget_bias_init activation inner_activation",
-        _second_is_an_initializer,
+        f"{RNN} forget_bias_init activation inner_activation", _second_is_an_initializer
     ),
     "SGD": Order("self lr momentum decay nesterov", _third_is_a_decay),
-    "load_weights": Order("self path", _first_is_a_keras_file),
+    "load_weights": Order("self path", lambda args: str(args[-1]).endswith(KERAS_FILES)),
 }
+DATASETS = "mnist cifar10 cifar100 imdb reuters"
+NO_DATA = (
+    "sklearn.datasets.load_digits() or load_iris(), which come with scikit-learn, or "
+    "torchvision.datasets.MNIST(…, download=True)"
+)
+LATER = "save_weights(path), and keep the program"
 
-#: module or class -> names without a successor -> what to write
+#: class, module, or name of a module -> names without a successor -> what to write
 REFUSED: dict[Any, dict[str, str]] = {
     layers: {
-        "Merge": "Branches([…], merge='concat') for branches of one input, or a torch nn.Module",
-        "merge": "Branches([…], merge='concat') for branches of one input, or a torch nn.Module",
+        **dict.fromkeys(("Merge", "merge"), "Branches([…], merge='concat'), or a torch nn.Module"),
         "MaxoutDense": "Dense(k * units), Reshape((k, units)), Lambda(lambda x: x.amax(1))",
         "Highway": "a torch nn.Module; Residual has plain skip connections",
+        "GaussianDropout": "Dropout(rate), or a torch nn.Module that multiplies by noise",
         "Masking": "sequences padded at the front, since torch's kernels have no masks",
         "AutoEncoder": "a Sequential of the encoder's and the decoder's layers, and fit(x, x)",
     },
-    models: {"Graph": "Sequential with Branches, or Model(network) with a torch nn.Module"},
+    models: {
+        "Graph": "Sequential with Branches, or Model(network) with a torch nn.Module",
+        **dict.fromkeys(("model_from_json", "model_from_yaml"), LATER),
+    },
+    Model: {"to_json": LATER, "to_yaml": LATER},
+    **{f"easydl.datasets.{name}": {"load_data": NO_DATA} for name in DATASETS.split()},
 }
 
 SHOW_ACCURACY = Word("write metrics=['accuracy'] in compile", _show_accuracy)
@@ -475,63 +469,67 @@ SHOW_ACCURACY = Word("write metrics=['accuracy'] in compile", _show_accuracy)
 #: method of Model -> its old words
 METHODS: dict[str, Words] = {
     "compile": {
-        "class_mode": gone("the outputs and the loss say it"),
-        "theano_mode": gone("torch computes"),
+        "class_mode": gone("outputs and loss say it"), "theano_mode": gone("torch computes"),
         "sample_weight_mode": gone("weights are one number a sample", None),
     },
-    "fit": {"nb_epoch": to("epochs"), "show_accuracy": SHOW_ACCURACY},
+    "fit": {
+        "nb_epoch": to("epochs"), "show_accuracy": SHOW_ACCURACY,
+        "class_weight": Word(None, _balanced),
+    },
     "evaluate": {"show_accuracy": SHOW_ACCURACY},
     "predict_classes": {"verbose": gone("nothing is printed")},
     "save_weights": {
-        "filepath": to("path"),
-        "overwrite": gone("a file that is there is replaced", True),
+        "filepath": to("path"), "overwrite": gone("a file that is there is replaced", True),
     },
     "load_weights": {
-        "filepath": Word("write path", _no_keras_file),
-        "path": Word(None, _no_keras_file),
+        "filepath": Word("write path", _no_keras_file), "path": Word(None, _no_keras_file),
     },
 }
 
 QUEUE: Words = {
     "max_q_size": gone("a DataLoader has prefetch_factor=…"),
-    "nb_worker": gone("a DataLoader has num_workers=…"),
-    "pickle_safe": gone("a DataLoader has num_workers=…"),
+    **dict.fromkeys(("nb_worker", "pickle_safe"), gone("a DataLoader has num_workers=…")),
 }
 DRAW: Words = {
-    **QUEUE,
-    "generator": Word("write x", _drawn("x", "val_samples", "steps")),
+    **QUEUE, "generator": Word("write x", _drawn("x", "val_samples", "steps")),
     "val_samples": gone("write steps=…, a number of batches"),
 }
-
+DRAWING = "self generator val_samples"
+CHANNELS_FIRST = "nothing: pictures are (N, C, H, W)"
 NORM: Words = {"m": to("max_value"), "axis": Word(None, _norm_axis)}
-
-#: module or class -> its old names
+OUTPUT_SHAPE = to("output_shape")._replace(advice="leave it out: strides and padding say it")
+FILTERS = "init activation weights border_mode"
+PENALTY = Name(
+    lambda l1=0.0, l2=0.0: regularizers.L1L2(l1, l2), "l1 l2", {}, "L1L2(l1=…, l2=…)"
+)
+#: class, module, or name of a module -> its old names
 NAMES: dict[Any, dict[str, Name]] = {
     layers: {
         "Convolution1D": Name(
-            _convolution_1d,
-            "nb_filter filter_length init activation weights border_mode subsample_length",
-            CONVOLUTION_1D,
+            _convolution_1d, f"nb_filter filter_length {FILTERS} subsample_length", CONVOLUTION_1D,
             "Conv1D, which reads (N, C, L), between Permute((2, 1)) and Permute((2, 1))",
         ),
         "Convolution2D": Name(
-            layers.Conv2D,
-            "nb_filter nb_row nb_col init activation weights border_mode subsample",
-            CONVOLUTION_2D,
+            layers.Conv2D, f"nb_filter nb_row nb_col {FILTERS} subsample", CONVOLUTION_2D,
             "Conv2D(filters, (rows, columns))",
         ),
+        "Convolution3D": Name(
+            layers.Conv3D, f"nb_filter kernel_dim1 kernel_dim2 kernel_dim3 {FILTERS} subsample",
+            CONVOLUTION_3D, "Conv3D(filters, (depth, rows, columns))",
+        ),
+        "Deconvolution2D": Name(
+            _deconvolution_2d, f"nb_filter nb_row nb_col output_shape {FILTERS} subsample",
+            {**CONVOLUTION_2D, "output_shape": OUTPUT_SHAPE},
+            "Conv2DTranspose(filters, (rows, columns))",
+        ),
         "TimeDistributedDense": Name(
-            layers.Dense,
-            "output_dim init activation weights",
-            {**DENSE, **SEQUENCE, **FIRST},
+            layers.Dense, "output_dim init activation weights", {**DENSE, **SEQUENCE, **FIRST},
             "Dense, which works on the last axis",
         ),
     },
     regularizers: {
-        "WeightRegularizer": Name(_penalty, "l1 l2", {}, "L1L2(l1=…, l2=…)"),
-        "ActivityRegularizer": Name(_penalty, "l1 l2", {}, "L1L2(l1=…, l2=…)"),
-        "l1l2": Name(regularizers.L1L2, "l1 l2", {}, "L1L2(l1=…, l2=…)"),
-        "activity_l1l2": Name(regularizers.L1L2, "l1 l2", {}, "L1L2(l1=…, l2=…)"),
+        **dict.fromkeys(("WeightRegularizer", "ActivityRegularizer"), PENALTY),
+        **dict.fromkeys(("l1l2", "activity_l1l2"), PENALTY._replace(today=regularizers.L1L2)),
         "activity_l1": Name(regularizers.L1, "l", {"l": to("l1")}, "L1(…)"),
         "activity_l2": Name(regularizers.L2, "l", {"l": to("l2")}, "L2(…)"),
     },
@@ -540,14 +538,21 @@ NAMES: dict[Any, dict[str, Name]] = {
         "unitnorm": Name(constraints.UnitNorm, "axis", NORM, "UnitNorm()"),
         "nonneg": Name(constraints.NonNeg, "", {}, "NonNeg()"),
     },
+    "easydl.backend": {
+        "set_image_dim_ordering": Name(lambda: None, "dim_ordering", ORDERING, CHANNELS_FIRST),
+        "image_dim_ordering": Name(lambda: "th", "", {}, CHANNELS_FIRST),
+    },
+    "easydl.utils.np_utils": {
+        "probas_to_classes": Name(_classes, "p", {"y_pred": to("p")}, "model.predict_classes(x)"),
+        "categorical_probas_to_classes": Name(_classes, "p", {}, "p.argmax(axis=1)"),
+    },
     Model: {
         "fit_generator": Name(
-            lambda self, **today: self.fit(**today),
+            _verb("fit"),
             "self generator samples_per_epoch nb_epoch verbose callbacks validation_data "
             "nb_val_samples class_weight",
             {
-                **METHODS["fit"],
-                **QUEUE,
+                **METHODS["fit"], **QUEUE,
                 "generator": Word("write x", _drawn("x", "samples_per_epoch", "steps_per_epoch")),
                 "samples_per_epoch": gone("write steps_per_epoch=…, a number of batches"),
                 "validation_data": Word(
@@ -558,31 +563,39 @@ NAMES: dict[Any, dict[str, Name]] = {
             "fit(x, steps_per_epoch=…)",
         ),
         "evaluate_generator": Name(
-            lambda self, **today: self.evaluate(**today),
-            "self generator val_samples",
-            {**METHODS["evaluate"], **DRAW},
-            "evaluate(x, steps=…)",
+            _verb("evaluate"), DRAWING, {**METHODS["evaluate"], **DRAW}, "evaluate(x, steps=…)"
         ),
-        "predict_generator": Name(
-            lambda self, **today: self.predict(**today),
-            "self generator val_samples",
-            DRAW,
-            "predict(x, steps=…)",
-        ),
-        "predict_proba": Name(
-            lambda self, **today: self.predict(**today),
-            "self x batch_size verbose",
-            {},
-            "predict(x)",
-        ),
+        "predict_generator": Name(_verb("predict"), DRAWING, DRAW, "predict(x, steps=…)"),
+        "predict_proba": Name(_verb("predict"), "self x batch_size verbose", {}, "predict(x)"),
     },
 }
 
+#: module whose ``get`` takes names -> old names -> what makes today's object, the advice
+STRINGS: dict[Any, dict[str, tuple[Callable[[], Any], str]]] = {
+    losses: {
+        "kullback_leibler_divergence": (losses.KLDivergence, "'kl_divergence'"),
+        "cosine_proximity": (
+            lambda: losses.Loss(_cosine_proximity, "cosine_proximity"),
+            "'cosine_similarity', the sum over the last axis where Keras 1 took the mean",
+        ),
+    },
+    metrics: {
+        "fmeasure": (
+            lambda: metrics.F1Score("micro", 0.5, "fmeasure"),
+            "metrics.F1Score('micro', 0.5): of a whole epoch, where Keras 1 averaged over batches",
+        )
+    },
+}
+
+CLIPPING = {
+    "clipnorm": "it clips each variable's gradient by itself, which easydl does not; expected "
+    "compile(…, clip_norm=…), over all gradients together, or compile(…, clip_value=…)",
+    "clipvalue": "expected compile(…, clip_value=…), which does the same",
+    "global_clipnorm": "expected compile(…, clip_norm=…), which does the same",
+}
 #: every optimizer; ``decay`` joins them in ``install``, which knows each default rate
 OPTIMIZER: Words = {
-    "lr": to("learning_rate"),
-    "clipnorm": gone("write compile(…, clip_norm=…)", 0, None),
-    "clipvalue": gone("write compile(…, clip_value=…)", 0, None),
+    "lr": to("learning_rate"), **dict.fromkeys(CLIPPING, Word(None, _clipping)),
     "schedule_decay": gone("it is 0.004", 0.004),
 }
 INVERSE_TIME = "write learning_rate=schedules.InverseTimeDecay(lr, 1, decay)"
@@ -591,36 +604,25 @@ INVERSE_TIME = "write learning_rate=schedules.InverseTimeDecay(lr, 1, decay)"
 CALLBACKS: dict[str, Words] = {
     "ModelCheckpoint": {"period": gone("every epoch is looked at", 1)},
     "ReduceLROnPlateau": {"epsilon": to("min_delta")},
-    "TensorBoard": {
-        "write_graph": gone("none is written"),
-        "write_images": gone("none is written"),
-    },
+    "TensorBoard": dict.fromkeys(("write_graph", "write_images"), gone("none is written")),
     "LambdaCallback": {
-        "on_batch_begin": to("on_train_batch_begin"),
-        "on_batch_end": to("on_train_batch_end"),
+        "on_batch_begin": to("on_train_batch_begin"), "on_batch_end": to("on_train_batch_end"),
     },
 }
 
 #: modules of layers; each holds all of them, so that no one must know which stood where
-LAYER_MODULES = (
-    "advanced_activations", "convolutional", "core", "embeddings", "local", "noise",
-    "normalization", "pooling", "recurrent", "wrappers",
-)  # fmt: skip
+LAYER_MODULES = """advanced_activations convolutional core embeddings local noise normalization
+    pooling recurrent wrappers"""
 
 #: functions (shape, scale) of the module initializations -> today's initialiser of that scale
 INITIALIZATIONS: dict[str, Callable[[float], Any] | None] = {
-    "zero": None,
-    "one": None,
+    **dict.fromkeys(("zero", "one", "glorot_normal", "glorot_uniform"), None),
+    **dict.fromkeys(("he_normal", "he_uniform", "lecun_uniform"), None),
     "normal": lambda scale: initializers.RandomNormal(0.0, scale),
     "uniform": lambda scale: initializers.RandomUniform(-scale, scale),
-    "orthogonal": initializers.Orthogonal,
-    "identity": initializers.Identity,
-    "glorot_normal": None,
-    "glorot_uniform": None,
-    "he_normal": None,
-    "he_uniform": None,
-    "lecun_uniform": None,
+    "orthogonal": initializers.Orthogonal, "identity": initializers.Identity,
 }
+# fmt: on
 
 
 # -- putting them in place -------------------------------------------------------------------------
@@ -628,40 +630,41 @@ INITIALIZATIONS: dict[str, Callable[[float], Any] | None] = {
 
 def install() -> None:
     """Let easydl's classes, methods and modules take the old words; called once, by easydl."""
-    words: Words
+    wrapped: list[tuple[Any, str, Words]] = []
     for name in layers.__all__:
         layer = getattr(layers, name)
         if isinstance(layer, type) and "input_shape" in inspect.signature(layer).parameters:
-            words = {**FIRST, **LAYERS.get(name, {})}
-            _wrap(layer, "__init__", words, ORDERS.get(name))
+            wrapped.append((layer, "__init__", {**FIRST, **LAYERS.get(name, {})}))
     for optimizer in optimizers.NAMES.values():
         rate = inspect.signature(optimizer).parameters["learning_rate"].default
-        words = {**OPTIMIZER, "decay": Word(INVERSE_TIME, _inverse_time(rate), last=True)}
-        _wrap(optimizer, "__init__", words, ORDERS.get(optimizer.__name__))
-    for name, words in CALLBACKS.items():
-        _wrap(getattr(callbacks, name), "__init__", words)
-    for name, words in METHODS.items():
-        _wrap(Model, name, words, ORDERS.get(name))
+        decay = Word(INVERSE_TIME, _inverse_time(rate), last=True)
+        wrapped.append((optimizer, "__init__", {**OPTIMIZER, "decay": decay}))
+    wrapped += [(getattr(callbacks, name), "__init__", words) for name, words in CALLBACKS.items()]
+    wrapped += [(Model, name, words) for name, words in METHODS.items()]
+    for owner, method, words in wrapped:
+        order = ORDERS.get(owner.__name__ if method == "__init__" else method)
+        setattr(owner, method, accepting(getattr(owner, method), words, order))
     for owner, names in NAMES.items():
-        for name, old in names.items():
-            setattr(owner, name, _old_name(name, old))
+        _fill(owner, {name: _old_name(name, old) for name, old in names.items()})
     for owner, refusals in REFUSED.items():
-        for name, advice in refusals.items():
-            setattr(owner, name, _refusal(name, advice))
+        _fill(owner, {name: _refusal(name, advice, owner) for name, advice in refusals.items()})
+    for owner in STRINGS:
+        owner.get = _knowing(owner.get, owner)
     Sequential.add = _turning_signals(Sequential.add)  # type: ignore
+    monitor.BETTER_WHEN_HIGH.add("fmeasure")
+    monitor.find_entry = _with_old_entries(monitor.find_entry)
+    callbacks.History._reset = _with_old_keys(callbacks.History._reset)  # type: ignore
 
     named = [*layers.__all__, *NAMES[layers], *REFUSED[layers]]
-    for name in LAYER_MODULES:
+    for name in LAYER_MODULES.split():
         _fill(f"easydl.layers.{name}", {name: getattr(layers, name) for name in named})
     one_hot = accepting(utils.to_categorical, {"nb_classes": to("num_classes")})
     _fill("easydl.utils.np_utils", {"to_categorical": one_hot})
-    _fill("easydl.objectives", {"get": losses.get, **losses.NAMES})
+    old_losses = {name: functools.partial(losses.get, name) for name in STRINGS[losses]}
+    _fill("easydl.objectives", {"get": losses.get, **losses.NAMES, **old_losses})
+    _fill("easydl.preprocessing.sequence", {"pad_sequences": utils.pad_sequences})
     functions = {name: _initialization(name) for name in INITIALIZATIONS}
     _fill("easydl.initializations", {"get": initializers.get, **functions})
-
-
-def _wrap(owner: Any, method: str, words: Words, order: Order | None = None) -> None:
-    setattr(owner, method, accepting(getattr(owner, method), words, order))
 
 
 def accepting(
@@ -688,10 +691,7 @@ def accepting(
 
 
 def translate(words: Words, given: Given) -> Given:
-    """The arguments of today that ``given`` means.
-
-    Raises:
-        TypeError: an argument by its old and its new name at once.
+    """The arguments of today that ``given`` means; none may come by its old and new name at once.
 
     Example:
         >>> translate({"nb_epoch": to("epochs")}, {"x": 1, "nb_epoch": 3})
@@ -723,11 +723,15 @@ def _warn_of(words: Words, kwargs: Given) -> None:
     for word in kwargs:
         advice = words[word].advice if word in words else None
         if advice is not None:
-            _warn(f"{word} is Keras 1's word; {advice}.", stacklevel=4)
+            _warn(f"{word} is Keras 1's word; {advice}.")
 
 
-def _warn(text: str, stacklevel: int = 3) -> None:
-    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
+def _warn(text: str) -> None:
+    """Points at the line outside easydl where the old word stands."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, DeprecationWarning, stacklevel=level)
 
 
 def _old_name(name: str, old: Name) -> Callable[..., Any]:
@@ -742,20 +746,70 @@ def _old_name(name: str, old: Name) -> Callable[..., Any]:
     return call
 
 
-def _refusal(name: str, advice: str) -> Callable[..., Any]:
+def _refusal(name: str, advice: str, owner: Any) -> Callable[..., Any]:
+    error = ImportError if str(owner).startswith("easydl.datasets") else ValueError
+
     def call(*args: Any, **kwargs: Any) -> Any:
-        raise ValueError(f"{name}(…) was asked, Keras 1's, which easydl has not; write {advice}.")
+        raise error(f"{name}(…) was asked, Keras 1's, which easydl has not; write {advice}.")
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = f"Keras 1's name, not offered: write {advice}."
     return call
 
 
-def _turning_signals(add: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """``Sequential.add`` that knows where a pooling of (N, C, L) is Keras 1's, of (N, T, F).
+def _knowing(get: Callable, owner: Any) -> Callable:
+    """``get`` of losses or metrics, for old names, too; losses serve as metrics."""
 
-    That is where it was written in old words, or follows a Convolution1D.
-    """
+    @functools.wraps(get)
+    def call(spec: Any) -> Any:
+        for module in (owner, losses):
+            if isinstance(spec, str) and spec in STRINGS[module]:
+                make, advice = STRINGS[module][spec]
+                _warn(f"{spec!r} is Keras 1's word; write {advice}.")
+                return make() if owner is module else get(losses.per_sample_form(make()))
+        return get(spec)
+
+    return call
+
+
+def _todays_entry(name: str, names: Iterable[str]) -> str:
+    """``val_acc``, which is ``val_accuracy`` where ``"accuracy"`` was given to ``compile``."""
+    today = re.sub(r"(^|_)acc$", r"\1accuracy", name)
+    if name in names or today not in names:
+        return name
+    _warn(f"{name!r} is Keras 1's word; write {today!r}.")
+    return today
+
+
+def _with_old_entries(find: Callable[..., str]) -> Callable[..., str]:
+    """What finds the entry of the logs for a ``monitor`` and for a field of a checkpoint's path."""
+    return lambda who, name, names: find(who, _todays_entry(name, names), names)
+
+
+class OldKeys(dict):
+    """The history's lists, also by the old keys; a plain dict once it is copied or pickled."""
+
+    def __missing__(self, key: Any) -> Any:
+        today = _todays_entry(str(key), self)
+        if today == str(key):
+            raise KeyError(key)
+        return self[today]
+
+    def __reduce__(self) -> tuple:
+        return dict, (dict(self),)
+
+
+def _with_old_keys(reset: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(reset)
+    def call(self: Any) -> None:
+        reset(self)
+        self.history = OldKeys(self.history)
+
+    return call
+
+
+def _turning_signals(add: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """``Sequential.add``: a pooling in old words, or after a Convolution1D, is of (N, T, F)."""
 
     @functools.wraps(add)
     def call(self: Sequential, layer: Any) -> None:
@@ -781,12 +835,14 @@ def _initialization(name: str) -> Callable[..., Any]:
     return call
 
 
-def _fill(name: str, contents: Mapping[str, Any]) -> None:
-    """Make the module ``name`` unless easydl has it, and give it the ``contents`` that it lacks."""
-    parent, _, last = name.rpartition(".")
-    module = sys.modules.setdefault(name, types.ModuleType(name, "A module of Keras 1."))
+def _fill(owner: Any, contents: Mapping[str, Any]) -> None:
+    """Give the owner the ``contents`` that it lacks; a module that easydl lacks is made."""
+    if isinstance(owner, str):
+        name = owner
+        owner = sys.modules.setdefault(name, types.ModuleType(name, "A module of Keras 1."))
+        parent, _, last = name.rpartition(".")
+        if parent:
+            _fill(parent, {last: owner})
     for key, value in contents.items():
-        if not hasattr(module, key):
-            setattr(module, key, value)
-    if not hasattr(sys.modules[parent], last):
-        setattr(sys.modules[parent], last, module)
+        if not hasattr(owner, key):
+            setattr(owner, key, value)

@@ -322,6 +322,12 @@ CALLS = [
     (lambda: dl.UpSampling2D(dim_ordering="th"), "dim_ordering", "leave it out"),
     (lambda: dl.layers.Convolution2D(4, 3, 3), "Convolution2D", "Conv2D"),
     (lambda: dl.layers.Convolution1D(4, 3), "Convolution1D", "Conv1D"),
+    (lambda: dl.layers.Convolution3D(4, 3, 3, 3), "Convolution3D", "Conv3D"),
+    (lambda: dl.layers.Deconvolution2D(4, 3, 3), "Deconvolution2D", "Conv2DTranspose"),
+    (lambda: dl.LSTM(3, inner_activation="hard_sigmoid"), "inner_activation", "numbers differ"),
+    (lambda: dl.backend.set_image_dim_ordering("th"), "set_image_dim_ordering", "(N, C, H, W)"),
+    (lambda: dl.backend.image_dim_ordering(), "image_dim_ordering", "(N, C, H, W)"),
+    (lambda: dl.utils.np_utils.probas_to_classes(ONE_HOT), "probas_to_classes", "predict_classes"),
     (lambda: dl.layers.TimeDistributedDense(4), "TimeDistributedDense", "Dense"),
     (lambda: dl.optimizers.SGD(lr=0.1), "lr", "learning_rate"),
     (lambda: dl.optimizers.Adam(decay=0.0), "decay", "InverseTimeDecay"),
@@ -375,7 +381,7 @@ def test_todays_words_give_no_warning():
     ],
 )
 def test_a_misspelt_argument_still_raises(call):
-    with pytest.raises(TypeError, match="unexpected keyword argument"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument|unknown argument"):
         call()
 
 
@@ -423,7 +429,16 @@ def test_an_argument_given_twice_raises():
         (lambda: dl.Embedding(9, 3, weights=[np.ones((9, 3))]), "embeddings_initializer"),
         (lambda: dl.Embedding(9, 3, dropout=0.5), "SpatialDropout1D"),
         (lambda: dl.BatchNormalization(mode=1), "mode=1 was given"),
-        (lambda: dl.optimizers.SGD(lr=0.1, clipnorm=1.0), r"compile\(…, clip_norm=…\)"),
+        (
+            lambda: dl.optimizers.SGD(clipnorm=1.0),
+            r"^clipnorm=1.0 .* by itself, which easydl does not; .*clip_norm=…\), over all grad",
+        ),
+        (lambda: dl.optimizers.SGD(clipvalue=0.5), r"compile\(…, clip_value=…\), which does the"),
+        (lambda: dl.optimizers.Adam(global_clipnorm=1), r"compile\(…, clip_norm=…\), which does"),
+        (lambda: dl.layers.GaussianDropout(0.5), "Dropout"),
+        (lambda: dl.backend.set_image_dim_ordering("tf"), r"x\.transpose\(0, 3, 1, 2\)"),
+        (lambda: model_of_one().to_json(), r"save_weights\(path\)"),
+        (lambda: dl.models.model_from_json("{}"), r"save_weights\(path\)"),
         (lambda: dl.constraints.maxnorm(2, axis=1), "MaxNorm"),
         (lambda: model_of_one().load_weights("weight_file.h5"), "cannot read yet"),
         (lambda: model_of_one().load_weights(filepath="w.hdf5"), "cannot read yet"),
@@ -513,6 +528,150 @@ def test_show_accuracy_adds_the_metric_and_keeps_the_optimizer():
     _, accuracy = model.evaluate(ROWS, ONE_HOT, show_accuracy=True, verbose=0)
     classes = model.predict_classes(ROWS, verbose=0)
     assert accuracy == pytest.approx((classes == CLASSES).mean())
+
+
+def test_class_weight_auto_is_balanced():
+    labels = (CLASSES > 7).astype("float32")
+
+    def train(class_weight):
+        dl.seed(0)
+        model = dl.Sequential([dl.Dense(1, "sigmoid", input_dim=20)])
+        model.compile("sgd", "binary_crossentropy", device="cpu")
+        model.fit(ROWS, labels, class_weight=class_weight, verbose=0)
+        return model.get_weights()
+
+    old, texts = told(train, "auto")
+    assert texts == ["class_weight='auto' is Keras 1's word; write class_weight='balanced'."]
+    today, texts = told(train, "balanced")
+    assert texts == []
+    assert all(map(np.array_equal, old, today))
+
+
+def compiled(*metrics, loss="categorical_crossentropy"):
+    model = dl.Sequential([dl.Dense(10, "softmax", input_dim=20)])
+    model.compile("sgd", loss, metrics=list(metrics), device="cpu")
+    return model
+
+
+def test_acc_in_the_history_monitors_and_paths_is_accuracy(tmp_path):
+    stop = dl.callbacks.EarlyStopping(monitor="val_acc", patience=9)
+    keep = dl.callbacks.ModelCheckpoint(
+        tmp_path / "{epoch}-{val_acc:.2f}-{acc:.2f}", monitor="val_acc", save_best_only=True
+    )
+    halve = dl.callbacks.ReduceLROnPlateau(monitor="acc")
+
+    def train():
+        return compiled("accuracy").fit(
+            ROWS, ONE_HOT, validation_split=0.25, callbacks=[stop, keep, halve], verbose=0
+        )
+
+    history, texts = told(train)
+    assert set(texts) == {
+        "'val_acc' is Keras 1's word; write 'val_accuracy'.",
+        "'acc' is Keras 1's word; write 'accuracy'.",
+    }
+    record = history.history
+    assert stop.best == keep.best == record["val_accuracy"][0]
+    name = f"1-{record['val_accuracy'][0]:.2f}-{record['accuracy'][0]:.2f}"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert list(record) == ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
+    values, texts = told(lambda: record["val_acc"])
+    assert values is record["val_accuracy"]
+    assert texts == ["'val_acc' is Keras 1's word; write 'val_accuracy'."]
+    with pytest.raises(KeyError, match="val_ac"):
+        record["val_ac"]
+    for twin in (pickle.loads(pickle.dumps(record)), copy.deepcopy(record)):
+        assert type(twin) is dict
+        assert twin == record
+
+
+def test_acc_stays_acc_where_the_metric_is_called_so():
+    stop = dl.callbacks.EarlyStopping(monitor="acc")
+    history, texts = told(lambda: compiled("acc").fit(ROWS, ONE_HOT, callbacks=[stop], verbose=0))
+    assert texts == []
+    assert stop.best == history.history["acc"][0]
+    with pytest.raises(ValueError, match="unknown entry 'acc'"):
+        compiled().fit(ROWS, ONE_HOT, callbacks=[stop], verbose=0)
+
+
+def test_losses_of_2016_give_their_numbers():
+    pairs = {"kullback_leibler_divergence": ("kl_divergence", 1), "cosine_proximity":
+             ("cosine_similarity", 10)}  # fmt: skip
+    for old, (today, factor) in pairs.items():
+        dl.seed(0)
+        scores, texts = told(
+            lambda old=old: compiled(old, loss=old).evaluate(
+                ROWS, ONE_HOT, verbose=0, return_dict=True
+            )
+        )
+        assert set(words(texts)) == {f"{old!r}"}
+        dl.seed(0)
+        same = compiled(today, loss=today)
+        expected = same.evaluate(ROWS, ONE_HOT, verbose=0)[0] / factor
+        assert list(scores) == ["loss", old]
+        assert list(scores.values()) == pytest.approx([expected, expected])
+        with pytest.warns(DeprecationWarning, match=old):
+            assert callable(getattr(dl.objectives, old)())
+
+
+@pytest.mark.filterwarnings("ignore:.*Keras 1's:DeprecationWarning")
+def test_fmeasure_counts_rounded_outputs():
+    model = compiled("fmeasure")
+    stop = dl.callbacks.EarlyStopping(monitor="fmeasure")
+    assert stop.goal.mode == "max"
+    model.fit(ROWS, ONE_HOT, epochs=9, callbacks=[], verbose=0)
+    found = model.evaluate(ROWS, ONE_HOT, verbose=0, return_dict=True)["fmeasure"]
+    picked = model.predict(ROWS) > 0.5
+    hits = (picked & (ONE_HOT == 1)).sum()
+    assert found == pytest.approx(2 * hits / (picked.sum() + ONE_HOT.sum()))
+    one = dl.Sequential([dl.Dense(1, "sigmoid", input_dim=20)])
+    one.compile("sgd", "binary_crossentropy", metrics=["fmeasure"], device="cpu")
+    y = (CLASSES > 4).astype("float32")
+    picked = one.fit(ROWS, y, verbose=0).model.predict(ROWS)[:, 0] > 0.5
+    hits = (picked & (y == 1)).sum()
+    assert one.evaluate(ROWS, y, verbose=0)[1] == pytest.approx(2 * hits / (picked.sum() + y.sum()))
+
+
+@pytest.mark.filterwarnings("ignore:.*Keras 1's:DeprecationWarning")
+def test_deconvolution_makes_the_size_asked_or_refuses():
+    def decoder(size):
+        model = dl.Sequential()
+        model.add(
+            dl.layers.Deconvolution2D(
+                3, 3, 3, output_shape=(None, 3, size, size), subsample=(2, 2), border_mode="same",
+                input_shape=(8, 14, 14),
+            )
+        )  # fmt: skip
+        return model
+
+    x = torch.zeros(2, 8, 14, 14)
+    model = decoder(28)
+    assert model(x).shape == model.to_torch()(x).shape == (2, 3, 28, 28)
+    assert type(model[0]) is dl.Conv2DTranspose
+    copy.deepcopy(model)(x)
+    with pytest.raises(ValueError, match=r"output_shape=\(…, 27, 27\).*\(28, 28\)"):
+        decoder(27)(x)
+    volumes = dl.layers.Convolution3D(4, 3, 2, 1, subsample=(1, 2, 1), input_shape=(1, 5, 6, 7))
+    assert (volumes.kernel_size, volumes.stride) == ((3, 2, 1), (1, 2, 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*Keras 1's:DeprecationWarning")
+def test_probabilities_become_classes():
+    from easydl.utils.np_utils import categorical_probas_to_classes, probas_to_classes
+
+    assert (categorical_probas_to_classes(ONE_HOT) == CLASSES).all()
+    assert (probas_to_classes(y_pred=ONE_HOT) == CLASSES).all()
+    assert probas_to_classes(np.array([[0.2], [0.7]])).tolist() == [0, 1]
+    assert dl.backend.image_dim_ordering() == "th"
+
+
+def test_data_sets_are_refused_with_those_at_hand():
+    from easydl.datasets import mnist
+    from easydl.datasets.cifar10 import load_data
+
+    for load in (mnist.load_data, load_data):
+        with pytest.raises(ImportError, match=r"sklearn\.datasets\.load_digits\(\)"):
+            load()
 
 
 def endless():
@@ -615,6 +774,14 @@ from easydl.constraints import maxnorm, nonneg, unitnorm
 from easydl.initializations import uniform, normal, glorot_uniform
 from easydl.objectives import mean_squared_error, categorical_crossentropy
 from easydl.utils import np_utils
+from easydl.utils.np_utils import categorical_probas_to_classes, probas_to_classes
+from easydl import backend as K; K.set_image_dim_ordering("th")
+from easydl.preprocessing.sequence import pad_sequences
+from easydl.preprocessing import sequence; sequence.pad_sequences([[1], [2, 3]])
+from easydl.layers.convolutional import Convolution3D, Deconvolution2D
+from easydl.layers.core import *; Convolution2D, Dense, TimeDistributedDense
+from easydl.layers.convolutional import *; Convolution2D, MaxPooling2D
+from easydl.objectives import kullback_leibler_divergence, cosine_proximity
 from easydl.utils.np_utils import to_categorical
 import easydl.layers.convolutional as convolutional
 import easydl.utils.np_utils
@@ -622,6 +789,7 @@ import easydl.utils.np_utils
 
 
 @pytest.mark.parametrize("line", [*OLD_IMPORTS.strip().splitlines(), OLD_IMPORTS])
+@pytest.mark.filterwarnings("ignore:.*Keras 1's:DeprecationWarning")
 def test_old_imports_work(line):
     exec(line, {})
 
@@ -644,7 +812,8 @@ def test_an_objective_is_a_loss():
 
 def test_no_other_file_knows_the_old_words():
     general = {
-        "alpha", "axis", "bias", "decay", "dropout", "epsilon", "filepath", "generator", "init",
+        "alpha", "axis", "bias", "class_weight", "y_pred", "decay", "dropout", "epsilon",
+        "filepath", "generator", "init",
         "input_dim", "input_dtype", "input_length", "input_shape", "l", "lr", "m", "mode",
         "on_batch_begin", "on_batch_end", "output_dim", "output_shape", "overwrite", "p", "path",
         "period", "sigma", "stateful", "stride", "unroll", "validation_data", "verbose", "weights",

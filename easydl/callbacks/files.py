@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from easydl.callbacks import monitor as monitors
 from easydl.callbacks.base import Callback, Logs
 from easydl.callbacks.history import number
 from easydl.callbacks.learning_rate import learning_rate
-from easydl.callbacks.monitor import Monitor, unknown_entry
+from easydl.callbacks.monitor import Monitor
 from easydl.callbacks.progress import say
 from easydl.errors import check_positive_int
 
@@ -84,7 +85,8 @@ class ModelCheckpoint(Callback):
         if save_freq != "epoch":
             self.save_freq = check_positive_int("save_freq", save_freq)
             self._counts.append("batch")
-        self._fields = [name for name in _fields(self.filepath) if name not in self._counts]
+        fields = [name for name in _fields(self.filepath) if name not in self._counts]
+        self._fields = dict(zip(fields, fields))  # the entry of the logs for each
         late = [*self._fields, *[monitor] * save_best_only] if "batch" in self._counts else []
         for name in late:
             if name.startswith("val_"):
@@ -102,12 +104,9 @@ class ModelCheckpoint(Callback):
         names = list(names)
         if self.save_best_only:
             self.goal.check(names)
+        who = f"ModelCheckpoint({self.filepath!r:.120})"
         for name in self._fields:
-            if name not in names:
-                raise ValueError(
-                    f"ModelCheckpoint({self.filepath!r:.120}): "
-                    + unknown_entry(name, [*self._counts, *names])
-                )
+            self._fields[name] = monitors.find_entry(who, name, [*self._counts, *names])
         self._checked = True
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -144,7 +143,7 @@ class ModelCheckpoint(Callback):
     def _save(self, count: dict[str, int], logs: Mapping[str, Any]) -> None:
         if not self._checked:
             self.check_monitor(logs)
-        if not all(name in logs for name in self._fields):
+        if not all(name in logs for name in self._fields.values()):
             return  # validation_freq left this epoch out: there is no number for its name
         reason = ""
         if self.save_best_only:
@@ -154,7 +153,8 @@ class ModelCheckpoint(Callback):
             before = "" if self.best is None else f" from {number(self.best)}"
             reason = f": {self.monitor} improved{before} to {number(current)}"
             self.best = current
-        path = self.filepath.format(**count, **{name: logs[name] for name in self._fields})
+        values = {field: logs[name] for field, name in self._fields.items()}
+        path = self.filepath.format(**count, **values)
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)  # a folder may be named {epoch}
         if self.save_weights_only:
             self.model.save_weights(path)

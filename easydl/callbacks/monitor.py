@@ -67,12 +67,10 @@ class Monitor:
     def read(self, logs: Mapping[str, Any] | None) -> float | None:
         """The entry's value, or ``None`` in an epoch without validation when others have one."""
         logs = logs or {}
-        if self.name in logs:
-            self.known = True
-            return float(logs[self.name])
-        if not self.known:
+        if self.name not in logs and not self.known:
             self.check(logs)
-        return None
+        self.known = True
+        return float(logs[self.name]) if self.name in logs else None
 
     def check(self, names: Iterable[str]) -> None:
         """Raise when the entry is not one of ``names``.
@@ -81,25 +79,32 @@ class Monitor:
             ValueError: With the names there are, and the nearest.
         """
         names = list(names)
-        self.known = self.name in names
-        if self.known:
-            return
-        message = f"{self.owner}(monitor=…): {unknown_entry(self.name, names)}"
-        if self.name.startswith("val_") and not any(name.startswith("val_") for name in names):
-            message += (
-                " There is no validation: give fit validation_data or validation_split, "
+        try:
+            self.name = find_entry(f"{self.owner}(monitor=…)", self.name, names)
+        except ValueError as error:
+            if not self.name.startswith("val_") or any(name.startswith("val_") for name in names):
+                raise
+            raise ValueError(
+                f"{error} There is no validation: give fit validation_data or validation_split, "
                 f"or write monitor={self.name.removeprefix('val_')!r:.60}."
-            )
-        raise ValueError(message)
+            ) from None
+        self.known = True
 
 
-def unknown_entry(name: str, names: Sequence[str]) -> str:
-    """The message for an entry that is not in the logs: the nearest of many names."""
+def find_entry(who: str, name: str, names: Sequence[str]) -> str:
+    """``name``, if the logs have it.
+
+    Raises:
+        ValueError: With the nearest of the names there are.
+    """
+    if name in names:
+        return name
     shown = difflib.get_close_matches(name, names, n=len(names) or 1, cutoff=0.0)
     while len(", ".join(shown)) > 200 and len(shown) > 1:
         shown.pop()
     more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
-    return did_you_mean("entry", name, [one[:80] for one in shown]).removesuffix(".") + f"{more}."
+    text = did_you_mean("entry", name, [one[:80] for one in shown])
+    raise ValueError(f"{who}: {text.removesuffix('.')}{more}.")
 
 
 def check_monitors(callbacks: Sequence[Callback], names: Iterable[str]) -> None:

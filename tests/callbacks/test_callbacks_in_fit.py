@@ -58,8 +58,10 @@ def test_a_missing_monitor_is_refused_before_the_first_step():
     model = compiled()
     model.build((None, 3))
     before = [weight.copy() for weight in model.get_weights()]
-    with pytest.raises(ValueError, match=r"unknown entry 'val_acc'\. Did you mean 'val_accuracy'"):
-        fit(model, callbacks.EarlyStopping("val_acc"))
+    with pytest.raises(
+        ValueError, match=r"unknown entry 'val_acurac'\. Did you mean 'val_accuracy'"
+    ):
+        fit(model, callbacks.EarlyStopping("val_acurac", mode="max"))
     assert all((a == b).all() for a, b in zip(before, model.get_weights()))
 
 
