@@ -231,13 +231,15 @@ class Model(nn.Module):
             loss = loss + self.penalty()
         return loss, outputs, parts
 
-    def penalty(self) -> Tensor:
-        """The regularisers' sum: of the weights, and of the activities of this forward pass."""
+    def penalty(self) -> Tensor | float:
+        """The regularisers' sum: of the weights that learn, and of this pass's activities."""
         state = self._compiled
-        terms = [regularizer(getattr(layer, name)) for layer, name, regularizer in state.penalties]
-        terms += [layer.activity_penalty for layer in state.active]
-        keep_activities(state.active, None)
-        return sum(terms[1:], terms[0])
+        terms = [layer.activity_penalty for layer in state.active]
+        for layer, name, regularizer in state.penalties:
+            weight = getattr(layer, name)
+            if weight.requires_grad:
+                terms.append(regularizer(weight))
+        return sum(terms, 0.0)
 
     def _call(self, x: Any) -> Any:
         keep_activities(self._compiled.active, 0.0)

@@ -27,11 +27,10 @@ from torch.optim import adadelta, adagrad, adam, adamax, nadam, radam, rmsprop, 
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from easydl import losses
 from easydl.data.convert import leaves, map_tree
 from easydl.errors import warn_user
 from easydl.training.fused import is_watched
-from easydl.training.step import NotFinite, train_step
+from easydl.training.step import NotFinite, rows_counted, train_step
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -146,6 +145,8 @@ class Jit:
             return "the optimizer has hooks"
         if state.scaler.is_enabled():
             return "precision='float16' may skip steps"
+        if len(state.heads) > 1 and any(head.counts_by_target for head in state.heads):
+            return "several outputs whose losses count their targets apart"
         if getattr(state.step_scheduler, "cycle_momentum", False):
             return "the schedule moves the momentum, too"
         return None
@@ -237,7 +238,7 @@ class Jit:
         """How much each batch's mean counts in the mean of all."""
         heads = self.model._compiled.heads
         if len(heads) == 1 and heads[0].counts_by_target:
-            counts = [losses.denominator(heads[0].loss, part) for part in y.split(self.size)]
+            counts = [heads[0].rows_counted(part) for part in y.split(self.size)]
             if None not in counts:
                 total = torch.stack(counts)  # type: ignore[arg-type]
                 return total / total.sum()
@@ -264,6 +265,7 @@ class Jit:
         losses_by_name: dict[str, list[Tensor]] = {}
         all_outputs = []
         sums: dict[str, Tensor] = {}
+        total: Any = 0
         for k in range(self.together):
             cut = slice(k * size, (k + 1) * size)
             batch = [part_of(tree, cut) for tree in (x, y, w)]
@@ -271,11 +273,20 @@ class Jit:
             all_outputs.append(outputs)
             for name, value in parts.items():
                 losses_by_name.setdefault(name, []).append(value)
-            first = k % state.accumulate == 0
-            sums = gradients if first else {n: sums[n] + g for n, g in gradients.items()}
+            if state.accumulate == 1:
+                sums = gradients
+            else:
+                rows = rows_counted(state.heads, *batch[:2])
+                factor = 1 if rows is None else rows
+                first = k % state.accumulate == 0
+                scaled = {n: g * factor for n, g in gradients.items()}
+                sums = scaled if first else {n: sums[n] + g for n, g in scaled.items()}
+                total = factor if first or rows is None else total + rows
             if (k + 1) % state.accumulate == 0:
                 if state.accumulate > 1:
-                    sums = {name: g / state.accumulate for name, g in sums.items()}
+                    if isinstance(total, Tensor):
+                        total = total.where(total > 0, 1)  # only ignored targets: gradient 0
+                    sums = {name: g / total for name, g in sums.items()}
                 update(state, trained, sums, kept, groups, rates[k // state.accumulate])
                 for parameter, constraint in state.constraints:
                     if self.names[parameter] in trained:

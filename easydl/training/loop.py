@@ -53,11 +53,11 @@ def run_epochs(
             if train is not None:
                 for callback in callbacks:
                     callback.on_epoch_begin(epoch, {})
-                sync_trainable(model)
                 check_rate(state.optimizer)
                 passes.append((train, "train"))
             if validation is not None and epoch + 1 in validated:
                 passes.append((validation, "test"))
+            sync_trainable(model)
             for source, kind in passes:
                 learning = kind == "train"
                 model.train(learning)

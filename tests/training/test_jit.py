@@ -129,6 +129,17 @@ CASES = {
             "optimizer": dl.optimizers.Adam(SCHEDULES.ExponentialDecay(0.01, 3, 0.8)),
         }
     },
+    "accumulate, weighted classes": {
+        "make": lambda: dl.Model(nn.Linear(5, CLASSES)),
+        "loss": nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0])),
+        "compiling": {"accumulate": 2},
+    },
+    "accumulate, sums": {
+        "make": lambda: dl.Model(nn.Linear(5, 1)),
+        "loss": nn.MSELoss(reduction="sum"),
+        "y": NUMBERS,
+        "compiling": {"accumulate": 2},
+    },
     "bfloat16": {"compiling": {"precision": "bfloat16"}},
     "sample_weight": {"fitting": {"sample_weight": WEIGHTS}},
     "class_weight": {"fitting": {"class_weight": "balanced"}},

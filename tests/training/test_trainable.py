@@ -142,3 +142,20 @@ def test_trainable_goes_along_with_a_copy():
     sync_trainable(twin)
     assert frozen_names(network) == set()
     assert len(frozen_names(twin)) == 6
+
+
+def test_penalties_of_frozen_weights_leave_the_loss():
+    x, y = torch.randn(12, 3), torch.randn(12, 1)
+    l2 = dl.regularizers.L2(0.1)
+    model = dl.Sequential(
+        [dl.Dense(4, kernel_regularizer="l2"), dl.Dense(1, kernel_regularizer=l2)]
+    )
+    model.compile("sgd", "mse")
+    model.build((3,))
+    for frozen, kept in ((None, [0, 1]), (0, [1]), (1, [])):
+        if frozen is not None:
+            model.layers[frozen].trainable = False
+        loss = model.evaluate(x, y, verbose=0)
+        data = torch.nn.functional.mse_loss(model(x), y).item()
+        penalties = [model.layers[i].weight.square().sum().item() * (0.01, 0.1)[i] for i in kept]
+        assert loss == pytest.approx(data + sum(penalties), rel=1e-5)
