@@ -56,7 +56,7 @@ def fitted(make, x=X, y=LABELS, jit=False, compiling=None, fitting=None, loss=No
     return model, model.fit(x, y, **fitting).history
 
 
-def same(graphs, make=network, steps=4, **given):
+def same(graphs, make=network, steps=2, **given):
     """Fit both ways and compare every weight, statistic and number of the history."""
     eager, expected = fitted(make, **copy.deepcopy(given))
     given["compiling"] = given.get("compiling", {}) | {"steps_per_execution": steps}
