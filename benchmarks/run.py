@@ -50,7 +50,7 @@ class Worker:
     def __init__(self, system: str, work: str, part: int):
         self.system, self.ratios, self.seconds = system, [], []
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close
-        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), system, work, str(part)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,

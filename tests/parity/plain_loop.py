@@ -219,7 +219,7 @@ def cnn_torch():
         nn.Flatten(),
         nn.Dropout(0.25),
         nn.Linear(36, 3),
-    )
+    ).to(memory_format=torch.channels_last)  # as compile lays pictures out
 
 
 def lstm_layers(r):

@@ -479,7 +479,7 @@ def test_any_module_of_torch_is_trained_as_it_is():
     torch.manual_seed(3)
     net = nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
-    )
+    ).to(memory_format=torch.channels_last)
     model = dl.Model(copy.deepcopy(net))
     model.compile(torch.optim.Adam, nn.CrossEntropyLoss(), metrics=["accuracy"], device="cpu")
     x = TASKS["cnn"].x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -99,3 +100,19 @@ def test_compile_that_fails_leaves_the_earlier_one_in_force():
         model.compile("sgd", "mze")
     assert model.optimizer is optimizer
     model.fit(torch.randn(4, 2), torch.randn(4), verbose=0)
+
+
+def test_pictures_are_laid_out_channels_last_before_the_optimizer_has_state(tmp_path):
+    model = dl.Sequential([dl.Conv2D(4, 3, input_shape=(2, 6, 6)), dl.Flatten(), dl.Dense(3)])
+    before = [weight.copy() for weight in model.get_weights()]
+    model.compile("adam", "mse")
+    weight = model.layers[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    model.save_weights(tmp_path / "weights.safetensors")
+    model.load_weights(tmp_path / "weights.safetensors")
+    for mine, old in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(mine, old)
+    other = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3))
+    ready = torch.optim.Adagrad(other.parameters())
+    dl.Model(other).compile(ready, "mse")
+    assert other[0].weight.is_contiguous()  # as the state that its optimizer already has
