@@ -167,6 +167,18 @@ class Model(nn.Module):
         return self._compiled.optimizer if self._compiled is not None else None
 
     @property
+    def metrics_names(self) -> list[str]:
+        """The names of what ``evaluate`` returns, in order; known once data were seen."""
+        heads = self._compiled.heads if self._compiled is not None else []
+        losses = [f"{head.name}_loss" for head in heads if len(heads) > 1]
+        metrics = [
+            f"{head.name}_{key}" if head.name else key
+            for head in heads
+            for key, _ in head.metrics + head.weighted_metrics
+        ]
+        return ["loss", *losses, *metrics]
+
+    @property
     def learning_rate(self) -> float:
         """The optimizer's learning rate; assigning sets it for every parameter group."""
         return self._require_optimizer().param_groups[0]["lr"]

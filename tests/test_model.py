@@ -965,3 +965,10 @@ def test_steps_of_evaluation_count_batches_of_the_usual_size():
     held_out = {"validation_data": (many, labels), "validation_steps": len(many) // 8}
     fitted(model, X, LABELS, batch_size=8, **held_out)
     assert len(model.predict(many, steps=2)) == 64
+
+
+def test_metrics_names_are_those_of_evaluate():
+    model = classifier()
+    assert model.metrics_names == ["loss"]
+    assert list(model.evaluate(X, LABELS, verbose=0, return_dict=True)) == model.metrics_names
+    assert len(model.metrics_names) > 1

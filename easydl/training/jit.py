@@ -66,7 +66,7 @@ class Objective(nn.Module):
 class Jit:
     """The compiled steps of one model.
 
-    A call holds ``steps_per_execution`` of them; ``"auto"``: 16 where a step is small enough to gain.
+    A call holds ``steps_per_execution`` of them; ``"auto"``: 16 where a step is small enough.
     """
 
     def __init__(self, model: Model):

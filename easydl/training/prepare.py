@@ -423,7 +423,9 @@ def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
                 f"class_weight was given, but the targets of {head.label} are not one class a "
                 "sample; expected a crossentropy loss, or sample_weight."
             )
-        return class_factors(class_weight, head, labels)[labels]
+        counted = labels != (-1 if head.ignored_index is None else head.ignored_index)
+        factors = class_factors(class_weight, head, labels[counted])
+        return factors[labels.where(counted, 0)].where(counted, 1.0)
 
     if isinstance(source, Arrays):
         weights = weights_of(source.targets)

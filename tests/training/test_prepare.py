@@ -154,3 +154,15 @@ def test_train_on_batch_learns_and_test_on_batch_does_not():
     assert (model.get_weights()[0] == before).all()
     model.train_on_batch(X, Y)
     assert (model.get_weights()[0] != before).any()
+
+
+@pytest.mark.parametrize("class_weight", [{0: 1.0, 2: 3.0}, "balanced"])
+def test_class_weights_leave_ignored_targets_alone(class_weight):
+    losses = []
+    for index in (-100, 1):  # what torch ignores by default, and a class by name
+        torch.manual_seed(0)
+        model = dl.Model(nn.Linear(4, 3))
+        model.compile("sgd", nn.CrossEntropyLoss(ignore_index=index))
+        y = torch.where(Y == 1, index, Y)
+        losses.append(model.fit(X, y, class_weight=class_weight, verbose=0).history["loss"])
+    assert losses[0] == losses[1]
