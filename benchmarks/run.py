@@ -40,6 +40,7 @@ SYSTEMS = {
     "poutyne": ["poutyne"],
     "fastai": ["fastai"],
 }
+QUICK = ["limit", "tuned", "easydl_fit", "idiomatic", "keras3_on_jax", "lightning"]
 HERE = Path(__file__).parent
 SLOW = 15.0  # times the limit loop: such a system runs one round only
 
@@ -151,19 +152,20 @@ def machine() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a fifth of the rows, three rounds")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the rows, two rounds, few peers")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS)
     options = parser.parse_args()
-    part, rounds = (5, options.rounds or 3) if options.quick else (1, options.rounds or 7)
+    part, rounds = (5, options.rounds or 2) if options.quick else (1, options.rounds or 7)
+    systems = options.systems or (QUICK if options.quick else list(SYSTEMS))
     there = [
         system
-        for system in options.systems
+        for system in systems
         if all(importlib.util.find_spec(package) for package in SYSTEMS[system])
     ]
     print(machine())
-    if missing := [system for system in options.systems if system not in there]:
+    if missing := [system for system in systems if system not in there]:
         print("not installed, left out:", ", ".join(missing))
     results = {work: compare(work, there, rounds, part) for work in options.only}
     report(results, {name: work.smaller(part).rows for name, work in WORKS.items()})
