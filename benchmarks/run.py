@@ -152,7 +152,7 @@ def machine() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a fifth of the rows, two rounds, few peers")
+    parser.add_argument("--quick", action="store_true", help="fewer rows, rounds and peers")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS)
