@@ -458,7 +458,8 @@ class Model(nn.Module):
         modes = [(module, module.training) for module in self.modules()]
         begin, end = batch_hooks(hooks, "predict")
         try:
-            self.eval()
+            if any(training for _, training in modes):
+                self.eval()
             for hook in hooks:
                 hook.on_predict_begin({})
             with torch.inference_mode():
@@ -472,7 +473,8 @@ class Model(nn.Module):
                     yield outputs
         finally:
             for module, training in modes:
-                module.training = training
+                if module.training != training:
+                    module.training = training
             for hook in hooks:
                 hook.on_predict_end({})
 

@@ -321,7 +321,7 @@ def check_fits(model: Model, x: Tree, what: str) -> None:
     built = getattr(model, "built_shape", None)
     if built is None or not isinstance(x, Tensor) or not model.layers:
         return
-    layer, name = model.layers[0], model.layer_names()[0]
+    layer = model.layers[0]
     axis = getattr(getattr(layer, "takes", None), "axis", None)
 
     def fits(shape: tuple, axis: int | None) -> bool:
@@ -331,6 +331,7 @@ def check_fits(model: Model, x: Tree, what: str) -> None:
 
     shape = tuple(x.shape[1:])
     if not fits(shape, axis):
+        name = model.layer_names()[0]
         advice = f"x.reshape(-1, {', '.join(map(str, built))}) if the numbers agree"
         if tuple(x.shape) == built or (axis is not None and fits(tuple(x.shape), axis)):
             advice = "x[None] if it is one sample, which still needs the batch's axis"
