@@ -29,8 +29,14 @@ from easydl.layers.base import keep_activities
 from easydl.training import prepare
 from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, run_epochs
-from easydl.training.step import NotFinite, test_step, train_step, update_weights
-from easydl.training.trainable import hold_frozen_batchnorm, set_trainable, sync_trainable
+from easydl.training.step import NotFinite
+from easydl.training.trainable import (
+    hold_frozen_batchnorm,
+    modes_of,
+    restore_modes,
+    set_trainable,
+    sync_trainable,
+)
 
 
 class Model(nn.Module):
@@ -255,11 +261,9 @@ class Model(nn.Module):
 
     def _call(self, x: Any) -> Any:
         keep_activities(self._compiled.active, 0.0)
-        if type(x) is tuple:
-            return self(*x)
-        if type(x) is dict:
-            return self(**x) if self._takes_keywords(x) else self(x)
-        return self(x, logits=True) if self._compiled.use_logits else self(x)
+        if self._compiled.use_logits and isinstance(x, Tensor):
+            return self(x, logits=True)
+        return self._plain_call(x)
 
     def _takes_keywords(self, x: dict) -> bool:
         network = self if self.network is None else self.network
@@ -360,9 +364,9 @@ class Model(nn.Module):
             batch_size, shuffle, seed, state.device, merge_single=merge, steps=steps_per_epoch
         )
         if validation is not None:
-            rows = validation_batch_size or (batch_size if validation_steps else None)
-            rows = rows or prepare.rows_per_pass(validation, batch_size)
-            validation.batching(rows, False, 0, state.device, steps=validation_steps)
+            prepare.cut_for_a_pass(
+                validation, validation_batch_size, validation_steps, state.device, batch_size
+            )
         self.history = history = History()
         hooks = self._connect([history, *as_list(callbacks)], verbose, epochs, source.steps)
         ever = any(initial_epoch < number <= epochs for number in validated)
@@ -403,12 +407,7 @@ class Model(nn.Module):
         self._use_device()
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source)
-        if batch_size is None:
-            batch_size = prepare.rows_per_pass(source) if steps is None else 32
-        check_positive_int("batch_size", batch_size)
-        if steps is not None:
-            check_positive_int("steps", steps)
-        source.batching(batch_size, device=state.device, steps=steps)
+        prepare.cut_for_a_pass(source, batch_size, steps, state.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         logs = run_epochs(self, None, source, hooks)
         if return_dict:
@@ -443,19 +442,14 @@ class Model(nn.Module):
                 "predict was called before fit or load_weights: these are the outputs of random "
                 "weights."
             )
-        if batch_size is None:
-            batch_size = prepare.rows_per_pass(source) if steps is None else 32
-        check_positive_int("batch_size", batch_size)
-        if steps is not None:
-            check_positive_int("steps", steps)
-        source.batching(batch_size, device=self.device, steps=steps)
+        prepare.cut_for_a_pass(source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         outputs = list(self._outputs(source, hooks))
         return _concatenate(outputs)
 
     def _outputs(self, source: Arrays | Stream, hooks: Sequence[Callback]) -> Iterator[Any]:
         """The outputs batch by batch, with the modes restored whatever happens."""
-        modes = [(module, module.training) for module in self.modules()]
+        modes = modes_of(self)
         begin, end = batch_hooks(hooks, "predict")
         try:
             if any(training for _, training in modes):
@@ -472,9 +466,7 @@ class Model(nn.Module):
                         end_hook(batch, {"outputs": outputs})
                     yield outputs
         finally:
-            for module, training in modes:
-                if module.training != training:
-                    module.training = training
+            restore_modes(modes)
             for hook in hooks:
                 hook.on_predict_end({})
 
@@ -546,9 +538,7 @@ class Model(nn.Module):
             self._has_learned = True
         source.batching(2**31, device=state.device)
         try:
-            logs = prepare.one_batch(
-                self, source, train_step if learn else test_step, update_weights
-            )
+            logs = prepare.one_batch(self, source, learn)
         except NotFinite as error:
             raise FloatingPointError(not_finite_message(error.args[0], "this batch")) from None
         if return_dict:

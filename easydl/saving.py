@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+FOREIGN = (".h5", ".hdf5", ".keras", ".pt", ".pth")  # files of others, which easydl does not write
+
 
 def save_weights(model: nn.Module, path: Any) -> None:
     """Write ``model.state_dict()`` to ``path``: beside it first, then moved into its place.
@@ -23,7 +25,7 @@ def save_weights(model: nn.Module, path: Any) -> None:
         OSError: the folder cannot be written.
     """
     path = Path(path)
-    if path.suffix in (".h5", ".hdf5", ".pt", ".pth", ".keras"):
+    if path.suffix in FOREIGN:
         raise ValueError(
             f"save_weights({str(path)!r}) was asked, but easydl writes safetensors; expected a "
             f"name such as {path.with_suffix('.safetensors').name!r}."

@@ -2,7 +2,7 @@
 
 import torch
 
-from systems.loops import accuracy_and_loss, batches, tensors
+from systems.loops import epoch_of, tensors
 
 
 def start(work):
@@ -15,14 +15,4 @@ def start(work):
         outputs = network(xb)
         return work.loss(outputs, xb, yb), outputs
 
-    def epoch():
-        seen = []
-        for xb, yb in batches(x, y, work.batch):
-            loss, outputs = forward(xb, yb)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            seen.append((loss.detach(), outputs, yb))
-        return accuracy_and_loss(work, seen)
-
-    return epoch
+    return lambda: epoch_of(work, x, y, forward, optimizer)

@@ -1,5 +1,7 @@
 """What the hand-written loops share: data as tensors, batches, and the numbers of an epoch."""
 
+import itertools
+
 import torch
 
 
@@ -13,6 +15,21 @@ def batches(x, y, size):
     rows = max(8 * 2**20 // (x[0].numel() * 4 * size), 1) * size
     for piece in torch.randperm(len(x)).split(rows):
         yield from zip(x.index_select(0, piece).split(size), y.index_select(0, piece).split(size))
+
+
+def epoch_of(work, x, y, forward, optimizer, most=None):
+    """An epoch, or its first ``most`` steps, by a real optimizer; returns the mean loss.
+
+    ``forward(xb, yb)`` gives the loss and the outputs of a batch.
+    """
+    seen = []
+    for xb, yb in itertools.islice(batches(x, y, work.batch), most):
+        loss, outputs = forward(xb, yb)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append((loss.detach(), outputs, yb))
+    return accuracy_and_loss(work, seen)
 
 
 def accuracy_and_loss(work, seen):

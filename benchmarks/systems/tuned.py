@@ -2,7 +2,7 @@
 
 import time
 
-from systems.loops import accuracy_and_loss, batches, tensors
+from systems.loops import epoch_of, tensors
 
 FORMS = ({"fused": True}, {"foreach": True}, {"foreach": False})
 
@@ -20,20 +20,11 @@ def start(work):
             network = network.to(memory_format=torch.channels_last)
         optimizer = work.optimize(network, **form)
 
-        def epoch(most=None):
-            seen = []
-            for xb, yb in batches(x, y, work.batch):
-                outputs = network(xb)
-                loss = work.loss(outputs, xb, yb)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                seen.append((loss.detach(), outputs, yb))
-                if len(seen) == most:
-                    break
-            return accuracy_and_loss(work, seen)
+        def forward(xb, yb):
+            outputs = network(xb)
+            return work.loss(outputs, xb, yb), outputs
 
-        return epoch
+        return lambda most=None: epoch_of(work, x, y, forward, optimizer, most)
 
     def seconds(form):
         epoch = loop(form)

@@ -17,8 +17,7 @@ from easydl.callbacks.learning_rate import learning_rate
 from easydl.callbacks.monitor import Monitor
 from easydl.callbacks.progress import say
 from easydl.errors import check_positive_int
-
-FOREIGN = (".h5", ".hdf5", ".keras", ".pt", ".pth")  # files of others, which easydl does not write
+from easydl.saving import FOREIGN
 
 
 class ModelCheckpoint(Callback):

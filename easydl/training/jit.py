@@ -13,7 +13,6 @@ import copy
 import functools
 import inspect
 import itertools
-import math
 import time
 import types
 import warnings
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from easydl.data.convert import leaves, map_tree
 from easydl.errors import warn_user
 from easydl.training.fused import is_watched
-from easydl.training.step import NotFinite, rows_counted, train_step
+from easydl.training.step import check_finite_loss, rows_counted, train_step
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -78,7 +77,7 @@ class Jit:
         self.work = 0.0  # multiply-adds of one step
         self.names: dict[nn.Parameter, str] = {}
         self.together = 1
-        self.failed = False
+        self.eager = False
         self.ready: Any = None
         # A code object of its own, because torch counts recompilations by code object.
         run = types.FunctionType(type(self)._run.__code__.replace(), globals())
@@ -94,12 +93,12 @@ class Jit:
         """``(x, y, w, step, count)``: ``count`` batches joined for the compiled step, or one."""
         state, batches = self.model._compiled, iter(batches)
         flags = [parameter.requires_grad for parameter in state.parameters]
-        if flags != self.flags and not self.failed:
+        if flags != self.flags and not self.eager:
             for x, y, w in itertools.islice(batches, state.accumulate):
                 yield x, y, w, self._first_step, 1
             self.flags = flags
             self._look(steps)
-        while not self.failed:
+        while not self.eager:
             group = list(itertools.islice(batches, self.together))
             sizes = {len(leaves(x)[0]) for x, _, _ in group}
             if len(group) == self.together and sizes == {self.size} and not state.waiting_batches:
@@ -135,7 +134,7 @@ class Jit:
         if together == "auto":
             together = 16
             if self.work > SMALL:
-                self.failed = True
+                self.eager = True
                 self.say(
                     "jit: a step of this size is as fast eagerly, and so it runs; "
                     "steps_per_execution=8 would compile it."
@@ -158,22 +157,19 @@ class Jit:
         return None
 
     def _give_up(self, reason: str) -> None:
-        self.failed = True
+        self.eager = True
         warn_user(f"jit=True: {reason:.200}; training goes on eagerly.")
 
     # -- the compiled step ----------------------------------------------------------------------
 
     def step(self, model: Model, x: Any, y: Any, w: Any) -> tuple[dict[str, Tensor], Any]:
         """Train on ``together`` batches of ``size`` rows in one call; losses are their means."""
-        state = model._compiled
         if self.ready != (self.together, self.size) and not self._compiles(x, y, w):
             return self._eagerly(x, y, w)
         with torch.no_grad():
             values, outputs = self.compiled(*self._arguments(), self._rates(), x, y, w)
-        shares = self._shares(y)
-        parts = {name: (value * shares).sum() for name, value in values.items()}
-        if state.loss_is_free_to_read and state.strict and not math.isfinite(parts["loss"].item()):
-            raise NotFinite(parts["loss"].item())
+        parts = self._means(values, y)
+        check_finite_loss(model._compiled, parts["loss"])
         return parts, outputs
 
     def say(self, text: str) -> None:
@@ -204,10 +200,8 @@ class Jit:
         for k in range(self.together):
             cut = slice(k * self.size, (k + 1) * self.size)
             results.append(train_step(self.model, *(part_of(tree, cut) for tree in (x, y, w))))
-        shares = self._shares(y)
         values = {name: torch.stack([r[0][name] for r in results]) for name in results[0][0]}
-        parts = {name: (value * shares).sum() for name, value in values.items()}
-        return parts, joined([outputs for _, outputs in results])
+        return self._means(values, y), joined([outputs for _, outputs in results])
 
     def _arguments(self) -> tuple[Any, ...]:
         """Everything that a step reads and changes, by the parameters' names."""
@@ -240,15 +234,16 @@ class Jit:
                 state.step_scheduler.step()
         return torch.tensor(rates, dtype=torch.float64, device=state.device)
 
-    def _shares(self, y: Any) -> Tensor | float:
-        """How much each batch's mean counts in the mean of all."""
+    def _means(self, values: dict[str, Tensor], y: Any) -> dict[str, Tensor]:
+        """The mean of the batches' losses by name, each counting as the meter counts it."""
         heads = self.model._compiled.heads
+        shares: Tensor | float = 1 / self.together
         if len(heads) == 1 and heads[0].counts_by_target:
             counts = [heads[0].rows_counted(part) for part in y.split(self.size)]
             if None not in counts:
                 total = torch.stack(counts)  # type: ignore[arg-type]
-                return total / total.sum()
-        return 1 / self.together
+                shares = total / total.sum()
+        return {name: (value * shares).sum() for name, value in values.items()}
 
     def _run(
         self, trained: Any, fixed: Any, buffers: Any, kept: Any, groups: Any, rates: Tensor,

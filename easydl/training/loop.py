@@ -15,7 +15,7 @@ from easydl.data import Arrays, Stream
 from easydl.data.convert import leaves
 from easydl.training.meter import BatchLogs, Meter
 from easydl.training.step import NotFinite, test_step, train_step, update_weights
-from easydl.training.trainable import sync_trainable
+from easydl.training.trainable import modes_of, restore_modes, sync_trainable
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -38,7 +38,7 @@ def run_epochs(
     afterwards and the callbacks' ``on_train_end`` has run.
     """
     state = model._compiled
-    modes = [(module, module.training) for module in model.modules()]
+    modes = modes_of(model)
     metrics = [m for head in state.heads for _, m in head.metrics + head.weighted_metrics]
     kept = [dict(vars(metric)) for metric in metrics]
     logs: dict[str, float] = {}
@@ -117,8 +117,7 @@ def run_epochs(
         else:  # a callback may have called this amid an epoch, whose sums go on
             for metric, values in zip(metrics, kept):
                 vars(metric).update(values)
-        for module, training in modes:
-            module.training = training
+        restore_modes(modes)
         if train is not None:
             with contextlib.ExitStack() as ends:  # all of them, even where one fails
                 for callback in reversed(callbacks):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +15,11 @@ from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree
 from easydl.data.sources import Batch, ready_weights
 from easydl.data.split import split_rows, warn_of_missing_classes
-from easydl.errors import check_between
+from easydl.errors import check_between, check_positive_int
 from easydl.training.compiled import Compiled, order_targets
 from easydl.training.meter import Meter
-from easydl.training.step import train_step
-from easydl.training.trainable import is_frozen, sync_trainable
+from easydl.training.step import test_step, train_step, update_weights
+from easydl.training.trainable import is_frozen, modes_of, restore_modes, sync_trainable
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -509,6 +509,18 @@ def rows_per_pass(source: Source, fallback: int = 32) -> int:
     return min(max(2**20 // max(numbers, 1), 32), 4096)
 
 
+def cut_for_a_pass(
+    source: Source, batch_size: int | None, steps: int | None, device: Any, usual: int = 32
+) -> None:
+    """Settle the batches where nothing is learnt: of ``usual`` rows where ``steps`` counts them."""
+    if batch_size is None:
+        batch_size = rows_per_pass(source, usual) if steps is None else usual
+    check_positive_int("batch_size", batch_size)
+    if steps is not None:
+        check_positive_int("steps", steps)
+    source.batching(batch_size, device=device, steps=steps)
+
+
 def check_monitors(hooks: list, state: Compiled, validates: bool) -> None:
     """A callback that watches a name nobody logs is found before the first step."""
     if not state.heads:
@@ -535,38 +547,35 @@ def say_what_will_be_done(
     print(text)
 
 
-def one_batch(model: Model, source: Source, step: Callable, update: Callable) -> dict[str, float]:
+def one_batch(model: Model, source: Source, learning: bool) -> dict[str, float]:
     """One step on everything in ``source``, for ``train_on_batch`` and ``test_on_batch``."""
     state = model._compiled
-    modes = [(module, module.training) for module in model.modules()]
-    learning = step is train_step
+    modes = modes_of(model)
     meter = Meter(state.heads)
     try:
         model.train(learning)
         with torch.set_grad_enabled(learning):
             x, y, w = next(iter(source.epoch(0)))
-            parts, outputs = step(model, x, y, w)
+            parts, outputs = (train_step if learning else test_step)(model, x, y, w)
             if learning and state.waiting_batches:
-                update(model)
+                update_weights(model)
             meter.add(parts, len(leaves(x)[0]), outputs, y, w)
         return meter.read()
     finally:
-        for module, training in modes:
-            module.training = training
+        restore_modes(modes)
 
 
 @contextlib.contextmanager
 def without_trace(model: Model) -> Iterator[None]:
     """Evaluation mode with gradients; modes and random numbers are as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = modes_of(model)
     devices = [model.device] if model.device.type == "cuda" else []
     try:
         model.eval()
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        restore_modes(modes)
 
 
 def try_out(model: Model, x: Tree) -> Any:

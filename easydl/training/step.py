@@ -13,6 +13,7 @@ from easydl.training import fused
 
 if TYPE_CHECKING:
     from easydl.model import Model
+    from easydl.training.compiled import Compiled
     from easydl.training.heads import Head
 
 
@@ -33,8 +34,7 @@ def train_step(model: Model, x: Any, y: Any, w: Tensor | None) -> tuple[dict[str
             parameter.grad = None
     with state.autocast:
         loss, outputs, parts = state.compute_loss(model, x, y, w)
-    if state.loss_is_free_to_read and state.strict and not math.isfinite(loss.item()):
-        raise NotFinite(loss.item())
+    check_finite_loss(state, loss)
     if state.accumulate > 1:
         rows = rows_counted(state.heads, x, y)
         state.waiting_rows = 1 if rows is None else state.waiting_rows + rows
@@ -45,6 +45,12 @@ def train_step(model: Model, x: Any, y: Any, w: Tensor | None) -> tuple[dict[str
     if state.waiting_batches == state.accumulate:
         update_weights(model)
     return parts, outputs
+
+
+def check_finite_loss(state: Compiled, loss: Tensor) -> None:
+    """Stop before the weights move, where looking does not wait for the device."""
+    if state.loss_is_free_to_read and state.strict and not math.isfinite(loss.item()):
+        raise NotFinite(loss.item())
 
 
 def rows_counted(heads: list[Head], x: Any, y: Any) -> int | Tensor | None:

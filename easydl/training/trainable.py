@@ -37,6 +37,17 @@ def hold_frozen_batchnorm(model: nn.Module) -> None:
             module.training = False
 
 
+def modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """Every module with its training mode, for ``restore_modes``."""
+    return [(module, module.training) for module in model.modules()]
+
+
+def restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        if module.training != training:
+            module.training = training
+
+
 def is_frozen(module: nn.Module) -> bool:
     """Whether a module was frozen by its flag, or has parameters none of which train."""
     parameters = list(module.parameters(recurse=False))
