@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree
-from easydl.data.sources import Batch, ready_weights
+from easydl.data.read import Batch, ready_weights
 from easydl.data.split import split_rows, warn_of_missing_classes
 from easydl.errors import check_between, check_positive_int
 from easydl.training.compiled import Compiled, order_targets

@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import easydl as dl
-from easydl.data import Arrays, Stream, as_source, sources
+from easydl.data import Arrays, Stream, arrays, as_source
+from easydl.data.convert import leaves
 
 ROWS, BATCH = 22, 4
 GENERATOR = np.random.default_rng(0)
@@ -174,7 +175,7 @@ def test_fit_changes_nothing_of_the_callers_data():
 def test_as_source_reads_a_tuple_a_dict_and_a_list_of_arrays_as_several_inputs():
     for given in ((X, X[:, :2]), [X, X[:, :2]], {"a": X, "b": X[:, :2]}):
         source = as_source(given, Y)
-        assert [leaf.shape[1] for leaf in sources.leaves(source.inputs)] == [5, 2]
+        assert [leaf.shape[1] for leaf in leaves(source.inputs)] == [5, 2]
         first, *_ = source.batching(4).epoch(0)
         parts = list(first[0].values()) if isinstance(given, dict) else list(first[0])
         np.testing.assert_array_equal(parts[1], X[:4, :2])
@@ -253,7 +254,7 @@ def test_arrays_are_cut_alike_whatever_is_gathered_at_once(monkeypatch, samples,
     options = {"batch_size": 4, "shuffle": shuffle, "seed": 1, "merge_single": merge}
     expected = cut(numbered(samples, **options))
     for size in (1, 12 * 4, 12 * 8, 12 * 12 + 1):  # a row is 12 bytes: 1, 1, 2 and 3 batches
-        monkeypatch.setattr(sources, "CHUNK_BYTES", size)
+        monkeypatch.setattr(arrays, "CHUNK_BYTES", size)
         assert cut(numbered(samples, **options)) == expected
 
 

@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import easydl as dl
-from easydl.data import sources
+from easydl.data import arrays
 
 # -- sources ----------------------------------------------------------------------------------
 
@@ -142,10 +142,10 @@ def test_steps_per_epoch_goes_on_where_the_last_epoch_ended(task, kind, shuffle)
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_rows_gathered_in_several_chunks_are_the_same_batches(task, shuffle, monkeypatch):
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 1)  # each batch a chunk of its own
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 1)  # each batch a chunk of its own
     compare(task, fit_kwargs={"shuffle": shuffle})
     one_row = task.x[:1].numel() * 4 + 32
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 2 * BATCH * one_row)
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 2 * BATCH * one_row)
     compare(task, fit_kwargs={"shuffle": shuffle})
 
 
@@ -153,7 +153,7 @@ def test_rows_gathered_in_several_chunks_are_the_same_batches(task, shuffle, mon
 def test_last_single_row_joins_the_batch_before_it_where_a_batchnorm_learns(kind, monkeypatch):
     task, n = TASKS["cnn"], 17  # 4 batches of 4 and one row: 4, 4, 4, 5
     if kind == "chunks":
-        monkeypatch.setattr(sources, "CHUNK_BYTES", 1)
+        monkeypatch.setattr(arrays, "CHUNK_BYTES", 1)
     model, net = task.pair()
     x, y = task.x[:n], task.y[:n]
 

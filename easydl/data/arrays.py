@@ -1,0 +1,157 @@
+"""Data in memory -> batches on the device, without Python per sample."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from easydl.data.convert import Tree, leaves, map_tree
+from easydl.data.read import Batch
+
+CHUNK_BYTES = 8 * 2**20  # rows gathered at once: 8 MB stays in cache and amortises the call
+
+
+class Arrays:
+    """Tensors in memory, cut into batches; rows are gathered 8 MB at a time.
+
+    Args:
+        inputs, targets: tensor, tuple or dict of tensors with equal first axes; targets may be
+            ``None``.
+        weights: ``(N,)`` or ``None``.
+    """
+
+    columns: dict[str, list] = {}  # the names of the columns of "x" and "y", where they are tables
+    steps_name = "steps"  # the argument that ``steps`` came from
+    goes_on = False  # whether an epoch begins where ``steps`` ended the one before: in training
+
+    def __init__(self, inputs: Tree, targets: Tree, weights: Tensor | None):
+        self.inputs, self.targets, self.weights = inputs, targets, weights
+        self.samples = len(leaves(inputs)[0])
+        self.batching()
+
+    def batching(
+        self,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        merge_single: bool = False,
+        steps: int | None = None,
+    ) -> Arrays:
+        """Settle how batches are cut; returns self.
+
+        Args:
+            merge_single: join a last batch of one row to the batch before it (BatchNorm needs two).
+            steps: end each epoch after this many batches.
+        """
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.device, self.merge_single = torch.device(device), merge_single
+        merged = merge_single and self.samples % batch_size == 1 and self.samples > batch_size
+        available = -(-self.samples // batch_size) - merged
+        if steps is not None and steps > available:
+            raise ValueError(
+                f"{self.steps_name}={steps} was given, but {self.samples} samples in batches of "
+                f"{batch_size} make {available} steps; expected at most {available}, or smaller "
+                "batches."
+            )
+        self.steps: int | None = available if steps is None else steps
+        self._batches: Iterator[Batch] | None = None
+        return self
+
+    def peek(self, rows: int = 2) -> Batch:
+        """The first rows, for building the network."""
+        return self.take(slice(0, rows))
+
+    def take(self, index: slice | Tensor) -> Batch:
+        """Some rows of everything."""
+        weights = None if self.weights is None else self.weights[index]
+        return (
+            map_tree(lambda t: t[index], self.inputs),
+            map_tree(lambda t: t[index], self.targets),
+            weights,
+        )
+
+    def split(self, train: slice | Tensor, held_out: slice | Tensor) -> tuple[Arrays, Arrays]:
+        """Two sources that share this one's memory where the rows are a range."""
+        return Arrays(*self.take(train)), Arrays(*self.take(held_out))
+
+    def order(self, number: int) -> Tensor | None:
+        """The rows' order in this pass: a function of the seed and the pass's number alone."""
+        if not self.shuffle:
+            return None
+        generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
+        return torch.randperm(self.samples, generator=generator)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Batches of one epoch, on the device; ``goes_on`` tells where they begin."""
+        if self._batches is None or not self.goes_on:
+            passes = map(self._all_batches, itertools.count(number))
+            self._batches = itertools.chain.from_iterable(passes)
+        return itertools.islice(self._batches, self.steps)
+
+    def _all_batches(self, number: int) -> Iterator[Batch]:
+        self._move_if_it_fits()
+        order = self.order(number)
+        tensors = leaves((self.inputs, self.targets))
+        if self.weights is not None:
+            tensors = tensors + [self.weights]
+        if order is not None:
+            order = order.to(tensors[0].device)
+        row_bytes = max(sum(t[:1].numel() * t.element_size() for t in tensors), 1)
+        rows = max(CHUNK_BYTES // (row_bytes * self.batch_size), 1) * self.batch_size
+        start = 0
+        while start < self.samples:
+            stop = min(start + rows, self.samples)
+            if self.merge_single and self.samples - stop == 1:
+                stop = self.samples
+            sizes = self._sizes(stop - start)
+            columns = []
+            for tensor in tensors:
+                if order is None:
+                    chunk = tensor[start:stop]
+                else:
+                    chunk = tensor.index_select(0, order[start:stop])
+                if chunk.device != self.device:
+                    chunk = chunk.to(self.device, non_blocking=True)
+                columns.append(chunk.split(sizes))
+            yield from self._rebuild(columns)
+            start = stop
+
+    def _sizes(self, rows: int) -> list[int]:
+        full, rest = divmod(rows, self.batch_size)
+        sizes = [self.batch_size] * full
+        if rest == 1 and sizes and self.merge_single:
+            sizes[-1] += 1
+        elif rest:
+            sizes.append(rest)
+        return sizes
+
+    def _rebuild(self, columns: list) -> Iterator[Batch]:
+        """Batches in the shape of the trees; the common case costs one tuple a step."""
+        one_target = isinstance(self.targets, Tensor) or self.targets is None
+        if isinstance(self.inputs, Tensor) and one_target:
+            missing = [itertools.repeat(None)]
+            targets = columns[1:2] if self.targets is not None else missing
+            weights = columns[-1:] if self.weights is not None else missing
+            yield from zip(columns[0], *targets, *weights)
+            return
+        for parts in zip(*columns):
+            part = iter(parts)
+            yield (
+                map_tree(lambda _: next(part), self.inputs),  # noqa: B023
+                map_tree(lambda _: next(part), self.targets),  # noqa: B023
+                next(part) if self.weights is not None else None,
+            )
+
+    def _move_if_it_fits(self) -> None:
+        """On a GPU, keep all the data there if it takes less than 40 % of the free memory."""
+        if self.device.type != "cuda":
+            return
+        size = sum(t.numel() * t.element_size() for t in leaves((self.inputs, self.targets)))
+        if size < 0.4 * torch.cuda.mem_get_info(self.device)[0]:
+            self.inputs = map_tree(lambda t: t.to(self.device), self.inputs)
+            self.targets = map_tree(lambda t: t.to(self.device), self.targets)
+            self.weights = None if self.weights is None else self.weights.to(self.device)
