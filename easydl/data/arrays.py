@@ -10,16 +10,15 @@ from torch import Tensor
 
 from easydl.data.convert import Tree, leaves, map_tree
 from easydl.data.read import Batch
-
-CHUNK_BYTES = 8 * 2**20  # rows gathered at once: 8 MB stays in cache and amortises the call
+from easydl.data.rows import CHUNK_BYTES, Rows
 
 
 class Arrays:
-    """Tensors in memory, cut into batches; rows are gathered 8 MB at a time.
+    """Tensors in memory, or rows of files, cut into batches; rows are gathered 8 MB at a time.
 
     Args:
-        inputs, targets: tensor, tuple or dict of tensors with equal first axes; targets may be
-            ``None``.
+        inputs, targets: tensor or ``Rows``, tuple or dict of them with equal first axes; targets
+            may be ``None``.
         weights: ``(N,)`` or ``None``.
     """
 
@@ -76,7 +75,12 @@ class Arrays:
 
     def split(self, train: slice | Tensor, held_out: slice | Tensor) -> tuple[Arrays, Arrays]:
         """Two sources that share this one's memory where the rows are a range."""
-        return Arrays(*self.take(train)), Arrays(*self.take(held_out))
+        parts = []
+        for rows in (train, held_out):
+            cut = lambda t: t.part(rows) if isinstance(t, Rows) else t[rows]  # noqa: B023, E731
+            weights = None if self.weights is None else self.weights[rows]
+            parts.append(Arrays(map_tree(cut, self.inputs), map_tree(cut, self.targets), weights))
+        return parts[0], parts[1]
 
     def order(self, number: int) -> Tensor | None:
         """The rows' order in this pass: a function of the seed and the pass's number alone."""
@@ -112,6 +116,8 @@ class Arrays:
             for tensor in tensors:
                 if order is None:
                     chunk = tensor[start:stop]
+                elif isinstance(tensor, Rows):
+                    chunk = tensor[order[start:stop]]
                 else:
                     chunk = tensor.index_select(0, order[start:stop])
                 if chunk.device != self.device:
@@ -131,8 +137,7 @@ class Arrays:
 
     def _rebuild(self, columns: list) -> Iterator[Batch]:
         """Batches in the shape of the trees; the common case costs one tuple a step."""
-        one_target = isinstance(self.targets, Tensor) or self.targets is None
-        if isinstance(self.inputs, Tensor) and one_target:
+        if not any(isinstance(tree, (tuple, dict)) for tree in (self.inputs, self.targets)):
             missing = [itertools.repeat(None)]
             targets = columns[1:2] if self.targets is not None else missing
             weights = columns[-1:] if self.weights is not None else missing

@@ -56,7 +56,7 @@ def to_tensor(value: Any, what: str) -> Tensor:
         if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
             tensor = torch.from_numpy(_without_large_unsigned(tensor.cpu().numpy()))
     else:
-        tensor = torch.from_numpy(_to_numpy(value, what))
+        tensor = torch.from_numpy(_for_torch(array_of(value, what)))
     if tensor.is_complex():
         raise TypeError(
             f"{what} holds complex numbers; expected real ones: "
@@ -70,7 +70,8 @@ def to_tensor(value: Any, what: str) -> Tensor:
     return tensor
 
 
-def _to_numpy(value: Any, what: str) -> np.ndarray:
+def array_of(value: Any, what: str) -> np.ndarray:
+    """The numbers as NumPy has them: any dtype, byte order and strides, perhaps read-only."""
     if hasattr(value, "toarray") and not isinstance(value, np.ndarray):
         raise TypeError(f"{what} is a sparse matrix; expected a dense array: {what}.toarray().")
     if hasattr(value, "columns") and hasattr(value, "to_numpy"):
@@ -87,6 +88,10 @@ def _to_numpy(value: Any, what: str) -> np.ndarray:
             f"{what} has {int(np.ma.count_masked(value))} masked entries, which would be read as "
             f"numbers; expected none: fill them with {what}.filled(…) or drop those rows."
         )
+    return array
+
+
+def _for_torch(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     array = _without_large_unsigned(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,23 @@ from easydl.data.convert import Tree, check_finite, leaves, to_tensor
 Batch = tuple[Tree, Tree, Tensor | None]
 
 
-def read_tree(value: Any, what: str, samples: int | None = None) -> Tree:
+def read_tree(
+    value: Any, what: str, samples: int | None = None, read: Callable = to_tensor
+) -> Tree:
     """Array-likes -> tensors; a tuple or dict is several inputs, a list of arrays too.
 
-    A list of arrays is one array of samples where its length is their number.
+    A list of arrays is one array of samples where its length is their number. ``read`` makes a
+    tensor, or ``Rows``, of one array.
     """
     if isinstance(value, dict):
-        return {key: to_tensor(part, f"{what}[{key!r:.40}]") for key, part in value.items()}
+        return {key: read(part, f"{what}[{key!r:.40}]") for key, part in value.items()}
     if isinstance(value, (tuple, list)) and value and all(is_array(part) for part in value):
         one_array = samples == len(value) and any(
             not getattr(part, "ndim", 1) or len(part) != samples for part in value
         )
         if not one_array and all(getattr(part, "ndim", 1) for part in value):
-            return tuple(to_tensor(part, f"{what}[{i}]") for i, part in enumerate(value))
-    return to_tensor(value, what)
+            return tuple(read(part, f"{what}[{i}]") for i, part in enumerate(value))
+    return read(value, what)
 
 
 def read_weights(value: Any, what: str, samples: int | None = None) -> Tensor | None:

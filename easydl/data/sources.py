@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from easydl.data.arrays import Arrays
 from easydl.data.convert import leaves
 from easydl.data.read import check_lengths, is_array, read_tree, read_weights, ready_weights, unpack
+from easydl.data.rows import to_rows
 from easydl.data.stream import Stream
 
 
@@ -49,9 +50,9 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
         )
     _check_same_index(x, y, sample_weight)
     samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
-    inputs = read_tree(x, what, samples)
+    inputs = read_tree(x, what, samples, to_rows)
     samples = len(leaves(inputs)[0]) if leaves(inputs) else None
-    targets = None if y is None else read_tree(y, "y", samples)
+    targets = None if y is None else read_tree(y, "y", samples, to_rows)
     weights = read_weights(sample_weight, "sample_weight", samples)
     check_lengths(inputs, targets, weights, what)
     if weights is not None:

@@ -14,6 +14,7 @@ from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree
 from easydl.data.read import Batch, ready_weights
+from easydl.data.rows import Rows, ready_leaf
 from easydl.data.split import split_rows, warn_of_missing_classes
 from easydl.errors import check_between, check_positive_int
 from easydl.training.compiled import Compiled, order_targets
@@ -101,14 +102,23 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
     def ready_inputs(x: Tree, name: str) -> Tree:
         places = iter(tables)
 
-        def ready(given: Tensor) -> Tensor:
-            tensor, table = cast_inputs(given, dtype, whole), next(places)
-            if strict:
-                check_finite(tensor, name, given, may_fill=True)
-            if table is not None:
-                check_indices(table, tensor, name)
-                tensor = tensor.long()
-            return tensor
+        def ready(given: Tensor | Rows) -> Tensor | Rows:
+            table = next(places)
+
+            def cast(rows: Tensor) -> Tensor:
+                tensor = cast_inputs(rows, dtype, whole)
+                return tensor if table is None else tensor.long()
+
+            def check(rows: Tensor, name: str) -> Tensor:
+                tensor = cast_inputs(rows, dtype, whole)
+                if strict:
+                    check_finite(tensor, name, rows, may_fill=True)
+                if table is not None:
+                    check_indices(table, tensor, name)
+                    tensor = tensor.long()
+                return tensor
+
+            return ready_leaf(given, name, check, cast)
 
         x = map_tree(ready, x)
         check_fits(model, x, name)
@@ -224,14 +234,18 @@ def rehearse(model: Model, source: Source) -> None:
 def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:
     """Targets cast and aligned, in the outputs' order."""
     if y is None or not state.heads:
-        for tensor in leaves(y) if state.strict else ():
-            check_finite(tensor, what)
-        return map_tree(lambda t: t.float() if t.dtype == torch.float64 else t, y)
-    if len(state.heads) == 1 and isinstance(y, Tensor):
-        return state.heads[0].targets(y, what)
+
+        def check(rows: Tensor, what: str) -> Tensor:
+            if state.strict:
+                check_finite(rows, what)
+            return rows.float() if rows.dtype == torch.float64 else rows
+
+        return map_tree(lambda t: ready_leaf(t, what, check), y)
+    if len(state.heads) == 1 and not isinstance(y, (tuple, dict)):
+        return ready_leaf(y, what, state.heads[0].targets)
     names = [head.name for head in state.heads]
     ready = [
-        head.targets(target, f"{what}[{head.name!r:.40}]" if head.name else what)
+        ready_leaf(target, f"{what}[{head.name!r:.40}]" if head.name else what, head.targets)
         for head, target in zip(state.heads, order_targets(y, names))
         if target is not None
     ]
@@ -399,6 +413,9 @@ def class_labels(model: Model, y: Tree) -> Tensor | None:
     heads = model._compiled.heads
     if len(heads) != 1 or y is None:
         return None
+    if isinstance(y, Rows):
+        parts = [class_labels(model, y[piece]) for piece in y.pieces()]
+        return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore
     head = heads[0]
     if head.kind == "categorical":
         return None if head.positions else head.class_indices(y)
