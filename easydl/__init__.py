@@ -24,6 +24,7 @@ from easydl.callbacks import Callback, History
 from easydl.layers import *  # noqa: F403
 from easydl.layers import __all__ as _layer_names
 from easydl.model import Model
+from easydl.saving import load_model
 from easydl.sequential import Sequential
 from easydl.utils import seed
 
@@ -39,6 +40,7 @@ __all__ = [
     "constraints",
     "initializers",
     "layers",
+    "load_model",
     "losses",
     "metrics",
     "models",

@@ -680,15 +680,46 @@ class Model(nn.Module):
         saving.set_weights(self, weights)
         self._has_learned = True
 
+    @short_traceback
+    def save(
+        self,
+        path: Any,
+        include_optimizer: bool = True,
+        custom_objects: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the whole model into one file, which ``dl.load_model`` reads: ``m.easydl``.
+
+        Architecture, weights, what is frozen, compile settings, history, and the optimizer's
+        state, so that ``fit`` goes on to the same bits. JSON and safetensors in a zip, no code.
+        Written atomically: a crash leaves the old file whole.
+
+        Your own layers, losses and metrics are written by name and arguments: those that
+        ``get_config()`` returns, or that ``__init__`` keeps in attributes of the same names.
+        ``load_model(path, custom_objects={name: class})`` gives them back.
+
+        Args:
+            path: the file; usually ``*.easydl``.
+            include_optimizer: whether with the optimizer's state.
+            custom_objects: names for functions that have none, such as a lambda.
+
+        Raises:
+            ValueError: a part that the file cannot tell how to make again, by its name.
+            OSError: the folder cannot be written.
+        """
+        saving.save_model(self, path, include_optimizer, custom_objects)
+
+    @short_traceback
     def save_weights(self, path: Any) -> None:
         """Write the weights as safetensors, atomically: a crash leaves the old file whole."""
         saving.save_weights(self, path)
 
+    @short_traceback
     def load_weights(self, path: Any) -> None:
-        """Read weights that ``save_weights`` wrote.
+        """Read weights: a file of ``save_weights`` or ``save``, others' safetensors, or ``.pt``.
 
         Raises:
-            ValueError: weights of another architecture, listing the differences.
+            FileNotFoundError: no such file.
+            ValueError: a damaged file, or weights of another architecture, listing the differences.
         """
         saving.load_weights(self, path)
         self._has_learned = True

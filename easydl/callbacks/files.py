@@ -18,6 +18,7 @@ from easydl.callbacks.monitor import Monitor
 from easydl.callbacks.progress import say
 from easydl.errors import check_positive_int
 from easydl.saving import FOREIGN
+from easydl.saving.whole import contents
 
 
 class ModelCheckpoint(Callback):
@@ -32,7 +33,7 @@ class ModelCheckpoint(Callback):
         save_best_only: Whether to save only what is better than all before, also in earlier
             ``fit`` s.
         save_weights_only: Whether to call ``model.save_weights`` (Keras's default is the whole
-            model), or ``model.save``, which only a model that has such a method takes.
+            model), or ``model.save``, for a path such as ``"best.easydl"``.
         mode: ``"min"``, ``"max"``, or ``"auto"``: by the name of the entry.
         save_freq: ``"epoch"``, or the number of batches between two savings.
         initial_value_threshold: What the first saved model has to beat, with ``save_best_only``.
@@ -109,18 +110,24 @@ class ModelCheckpoint(Callback):
         self._checked = True
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        path = Path(self.filepath)
-        if not self.save_weights_only and not hasattr(self.model, "save"):
+        path, whole = Path(self.filepath), not self.save_weights_only
+        who = f"ModelCheckpoint({self.filepath!r:.120}{', save_weights_only=False' * whole})"
+        if whole and not hasattr(self.model, "save"):
             raise ValueError(
-                f"ModelCheckpoint({self.filepath!r:.120}, save_weights_only=False) was given, but "
-                "a model cannot be saved whole yet; expected its weights: leave "
-                "save_weights_only out, with a path such as 'weights.safetensors'."
+                f"{who} was given, but a {type(self.model).__name__} has no method save; expected "
+                "its weights: leave save_weights_only out, with a path such as "
+                "'weights.safetensors'."
             )
-        if self.save_weights_only and path.suffix.lower() in FOREIGN:
+        suffix = ".easydl" if whole else ".safetensors"
+        if path.suffix.lower() in (*FOREIGN, ".safetensors" if whole else ".easydl"):
             raise ValueError(
-                f"ModelCheckpoint({self.filepath!r:.120}) was given, but easydl writes "
-                f"safetensors; write {str(path.with_suffix('.safetensors'))!r:.120}."
+                f"{who} was given, but easydl writes {suffix[1:]} files for "
+                f"{'whole models' if whole else 'weights'}; write "
+                f"{str(path.with_suffix(suffix))!r:.120}, or "
+                f"save_weights_only={whole} for {'the weights alone' if whole else 'the model'}."
             )
+        if whole and hasattr(self.model, "given_input_shape"):
+            contents(self.model, include_optimizer=False)  # what cannot be saved is found here
         check_writable(self.filepath)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:

@@ -231,7 +231,7 @@ class PReLU(nn.PReLU):
         if self.built:
             self._check(input_shape)
             return
-        self.slopes = sizes
+        self.built_for, self.slopes = tuple(input_shape), sizes
         self.num_parameters = math.prod(sizes)
         per_channel = self.num_parameters == sizes[0]  # then torch's kernel computes it
         make_weights(self, weight=sizes[:1] if per_channel else sizes)

@@ -112,6 +112,7 @@ def start_build(layer: Any, input_shape: Shape) -> bool:
     check_input(layer, shape)
     if layer.built:
         return False
+    layer.built_for = shape
     layer.rank, axis = len(shape), layer.takes.axis
     if axis is not None:
         if shape[axis] is None:
@@ -152,6 +153,8 @@ def make_weights(
 
 def fill(weight: Tensor, initializer: Callable[[Tensor], Any]) -> None:
     """``initializer`` into ``weight``, in place or by its result, whatever the weight's strides."""
+    if weight.is_meta:  # it has no numbers: a file's come later
+        return
     with torch.no_grad():
         values = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device)
         result = initializer(values)

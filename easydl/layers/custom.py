@@ -114,7 +114,7 @@ def _once(build_method: Callable[..., None]) -> Callable[..., None]:
     def build_once(layer: Layer, input_shape: Any) -> None:
         if not layer.built:
             build_method(layer, input_shape)
-            layer.built = True
+            layer.built, layer.built_for = True, input_shape
 
     return build_once
 

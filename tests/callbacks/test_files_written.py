@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import easydl as dl
 from easydl.callbacks import CSVLogger, ModelCheckpoint, TensorBoard, TerminateOnNaN
 
 
@@ -124,7 +125,8 @@ def test_checkpoint_refuses_files_of_others_before_training(name, today, tmp_pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as error:
         run(ModelCheckpoint(name), [])
-    assert f"was given, but easydl writes safetensors; write '{today}" in str(error.value)
+    assert "was given, but easydl writes safetensors files for weights" in str(error.value)
+    assert f"write '{today}" in str(error.value)
     assert len(str(error.value)) <= 600
     assert list(tmp_path.iterdir()) == []
 
@@ -132,8 +134,35 @@ def test_checkpoint_refuses_files_of_others_before_training(name, today, tmp_pat
 def test_checkpoint_refuses_to_save_what_has_no_save_before_training(tmp_path):
     callback = ModelCheckpoint(tmp_path / "best.keras", save_weights_only=False)
     callback.set_model(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match=r"cannot be saved whole yet; .* 'weights.safetensors'"):
+    with pytest.raises(ValueError, match=r"Linear has no method save; .* 'weights.safetensors'"):
         callback.on_train_begin()
+
+
+@pytest.mark.parametrize(
+    ("whole", "name", "today"),
+    [
+        (False, "best.easydl", "best.safetensors', or save_weights_only=False for the model"),
+        (True, "best.keras", "best.easydl', or save_weights_only=True for the weights alone"),
+        (True, "best.safetensors", "best.easydl', or save_weights_only=True for the weights alone"),
+    ],
+)
+def test_checkpoint_says_which_name_goes_with_which_contents(whole, name, today, tmp_path):
+    with pytest.raises(ValueError, match=today):
+        run(ModelCheckpoint(tmp_path / name, save_weights_only=not whole), [])
+
+
+def test_checkpoint_finds_before_training_that_a_model_cannot_be_saved(tmp_path):
+    model = dl.Sequential([dl.Lambda(lambda x: 2 * x), dl.Dense(1)])
+    model.compile("sgd", "mse")
+    path = tmp_path / "best.easydl"
+    with pytest.raises(ValueError, match="function"):
+        model.fit(
+            [[1.0]] * 4,
+            [1.0] * 4,
+            verbose=0,
+            callbacks=[ModelCheckpoint(path, save_weights_only=False)],
+        )
+    assert model.history.epoch == [] and not path.exists()
 
 
 def test_checkpoint_refuses_an_empty_path():

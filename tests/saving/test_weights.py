@@ -164,7 +164,7 @@ def test_load_weights_names_a_damaged_file(tmp_path):
     whole = path.read_bytes()
     for content in (whole[:-9], whole[:20], b"", b"something else altogether", b"\x00" * 100):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"weights\.safetensors' is no whole safetensors file"):
+        with pytest.raises(ValueError, match=r"weights\.safetensors' is (no whole|damaged)"):
             MODELS["dense"]().load_weights(path)
 
 

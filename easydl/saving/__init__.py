@@ -1,0 +1,26 @@
+"""Models and weights in and out of files: whole or not at all, and never code."""
+
+from easydl.saving.container import write_atomically
+from easydl.saving.weights import (
+    FOREIGN,
+    check_same_architecture,
+    has_open_shapes,
+    load_weights,
+    require_built,
+    save_weights,
+    set_weights,
+)
+from easydl.saving.whole import load_model, save_model
+
+__all__ = [
+    "FOREIGN",
+    "check_same_architecture",
+    "has_open_shapes",
+    "load_model",
+    "load_weights",
+    "require_built",
+    "save_model",
+    "save_weights",
+    "set_weights",
+    "write_atomically",
+]
