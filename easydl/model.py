@@ -17,6 +17,7 @@ from easydl.callbacks import Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, leaves
+from easydl.data.stream import reading
 from easydl.errors import (
     check_between,
     check_flag,
@@ -354,7 +355,9 @@ class Model(nn.Module):
         self.column_names = source.columns | self.column_names
         random_rows = split != "tail" and validation_split
         draws = isinstance(source, Arrays) or not source.brings_its_order
-        seed = int(torch.randint(2**62, ())) if draws and (shuffle or random_rows) else 0
+        augmented = getattr(source, "reader", None) is not None  # for all that fit can know
+        drawn = draws and (shuffle or random_rows or augmented)
+        seed = int(torch.randint(2**62, ())) if drawn else 0
         source, validation = prepare.hold_out(
             self, source, validation_data, validation_split, split, seed
         )
@@ -367,7 +370,9 @@ class Model(nn.Module):
             prepare.cut_for_a_pass(
                 validation, validation_batch_size, validation_steps, state.device, batch_size
             )
+            validation.seed = seed
         self.history = history = History()
+        history.waiting = getattr(source, "waiting", [])
         hooks = self._connect([history, *as_list(callbacks)], verbose, epochs, source.steps)
         ever = any(initial_epoch < number <= epochs for number in validated)
         prepare.check_monitors(hooks, state, ever and validation is not None)
@@ -376,7 +381,8 @@ class Model(nn.Module):
         self.stop_training = False
         self._has_learned = True
         state.speaks = verbose != 0
-        run_epochs(self, source, validation, hooks, epochs, initial_epoch, set(validated))
+        with reading(source, validation, epochs=epochs, aloud=verbose != 0):
+            run_epochs(self, source, validation, hooks, epochs, initial_epoch, set(validated))
         return history
 
     @short_traceback
@@ -409,7 +415,8 @@ class Model(nn.Module):
         prepare.get_ready(self, source)
         prepare.cut_for_a_pass(source, batch_size, steps, state.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
-        logs = run_epochs(self, None, source, hooks)
+        with reading(source):
+            logs = run_epochs(self, None, source, hooks)
         if return_dict:
             return logs
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
@@ -444,7 +451,8 @@ class Model(nn.Module):
             )
         prepare.cut_for_a_pass(source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
-        outputs = list(self._outputs(source, hooks))
+        with reading(source):
+            outputs = list(self._outputs(source, hooks))
         return _concatenate(outputs)
 
     def _outputs(self, source: Arrays | Stream, hooks: Sequence[Callback]) -> Iterator[Any]:

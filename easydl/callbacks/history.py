@@ -21,6 +21,8 @@ class History(Callback):
             and ``plot()`` know the epochs they belong to.
         epoch: The epochs that were completed, from 0.
         params: ``{"verbose", "epochs", "steps"}`` of the ``fit``.
+        waiting: For each epoch the share of its time, from the first batch on, in which the steps
+            waited for data, where they came from a Dataset, DataLoader or generator; else empty.
 
     Example:
         >>> history = History()
@@ -31,6 +33,8 @@ class History(Callback):
         >>> history
         History of 3 epochs: loss 0.9000 → 0.5000
     """
+
+    waiting: list[float] = []
 
     def __init__(self) -> None:
         self._reset()

@@ -60,7 +60,8 @@ class ProgressBar(Callback):
         self._open(f"epoch {epoch + 1}/{epochs}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._finish(logs)
+        history = getattr(self.model, "history", None)
+        self._finish(logs, (getattr(history, "waiting", None) or [0.0])[-1])
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._batches = batch + 1
@@ -116,13 +117,16 @@ class ProgressBar(Callback):
         self._bar.refresh()
         self._next = perf_counter() + REDRAW_EVERY
 
-    def _finish(self, logs: Logs) -> None:
+    def _finish(self, logs: Logs, waiting: float = 0.0) -> None:
         if self._bar is not None:
             self._bar.leave = False  # the line takes its place: a narrow terminal cuts a bar's text
         self.close()
         if self._mode != 0:
             seconds = perf_counter() - self._started
-            say(" · ".join([self._label, _seconds(seconds), *_pairs(logs)]))
+            parts = [self._label, _seconds(seconds), *_pairs(logs)]
+            if waiting > 0.05 and waiting * seconds > 0.2:  # less is not felt
+                parts.append(f"waiting for data {waiting:.0%}")
+            say(" · ".join(parts))
 
 
 def say(text: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -13,6 +16,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from easydl.data.arrays import Arrays
 from easydl.data.convert import leaves, map_tree
 from easydl.data.read import Batch, is_array, unpack
+from easydl.data.workers import Reader, SampleError, end_workers
+
+NOTICEABLE = 0.05  # of an epoch: a smaller share of waiting is not spoken of
 
 
 class Stream:
@@ -21,6 +27,11 @@ class Stream:
     Args:
         source: what the user gave.
         what: its name in messages.
+
+    Attributes:
+        reader: who reads a Dataset, here or in worker processes; ``None`` for other sources.
+        waiting: for each epoch so far the share of its time, from the first batch on, that was
+            spent waiting for the next batch.
     """
 
     samples: int | None = None
@@ -37,21 +48,33 @@ class Stream:
         self._started = 0
         self._parts: tuple[bool, bool] | None = None
         self.prepare: Callable[[Batch], Batch] | None = None
+        self.waiting: list[float] = []
+        self.waited = 0.0  # seconds
+        mapped = is_dataset(source) and not isinstance(source, IterableDataset)
+        self.reader = Reader(source, what) if mapped else None
+        self._iterator: Any = None
+        self._aside: Batch | None = None
         self.batching()
 
     def batching(
         self,
         batch_size: int = 32,
         shuffle: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         device: torch.device | str = "cpu",
         merge_single: bool = False,
         steps: int | None = None,
     ) -> Stream:
-        """As ``Arrays.batching``; batch size and order of a loader or generator are its own."""
+        """As ``Arrays.batching``; batch size and order of a loader or generator are its own.
+
+        Without a ``seed`` for what is random in a Dataset torch's generator gives one when needed.
+        """
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.device, self.merge_single = torch.device(device), merge_single
         self.steps, self._endless = steps, self.goes_on and steps is not None
+        if self.reader is not None:
+            limit = None if self._endless else steps
+            self.reader.settle(batch_size, shuffle, self.device, merge_single, limit)
         # A loader of an IterableDataset guesses its length: each worker may end in a short batch.
         guesses = isinstance(getattr(self.source, "dataset", None), IterableDataset)
         if steps is None and not self.one_shot and not guesses:
@@ -74,16 +97,24 @@ class Stream:
     def peek(self, rows: int = 2) -> Batch:
         """The first rows of the first batch, which is kept for the first epoch.
 
-        A Dataset is looked into aside, without a trace in torch's random numbers: its batch size
+        A Dataset is looked into aside, once, without a trace in the random numbers: its batch size
         and order are not settled yet.
         """
-        if is_dataset(self.source):
+        first: Batch | None
+        if self._aside is not None:
+            first = self._aside
+        elif self.reader is not None:
+            first = next(self._read(0, functools.partial(self.reader.first, rows)), None)
+            _refuse_batches(self.source, first, self.what)
+            if first is not None:
+                self._aside = first
+                self.reader.look_at(leaves(first))
+        elif is_dataset(self.source):
             with torch.random.fork_rng(devices=[]):
                 aside = self._read(0, lambda: DataLoader(self.source, batch_size=rows))
                 first = next(aside, None)
-                _refuse_batches(self.source, first, self.what)
         else:
-            iterator = self._start(0) if self._peeked is None else self._peeked
+            iterator = self._start(0, 0) if self._peeked is None else self._peeked
             first = next(iterator, None)
             self._peeked = itertools.chain([] if first is None else [first], iterator)
         if first is None:
@@ -92,11 +123,19 @@ class Stream:
         cut = lambda t: t[:rows]  # noqa: E731
         return map_tree(cut, x), map_tree(cut, y), None if w is None else w[:rows]
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Batches of one epoch, checked on the CPU, then on the device."""
-        batches = self._passes(number) if self._rest is None else self._rest
-        self._rest, self._joined, count = None, 0, 0
-        for batch in batches:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch, checked on the CPU, then on the device.
+
+        ``start`` leaves out the first batches: a Dataset's are not read, those of other sources
+        are read and thrown away.
+        """
+        if self.reader is not None and self.seed is None:
+            self.seed = int(torch.randint(2**62, ()))
+        batches = self._rest
+        if batches is None or start:
+            batches = self._from(number, start)
+        self._rest, self._joined, count = None, 0, start
+        for batch in self._timed(batches):
             self.place = f"batch {count + 1} of {self.what}"
             if self.prepare is not None:
                 batch = self.prepare(batch)
@@ -121,12 +160,63 @@ class Stream:
         if hasattr(self.source, "on_epoch_end"):
             self.source.on_epoch_end()  # where Keras's Sequence shuffles itself
 
-    def _passes(self, first: int) -> Iterator[Batch]:
+    def close(self) -> None:
+        """End the worker processes, those of a DataLoader that does not keep them included."""
+        if self.reader is not None:
+            self.reader.close()
+        elif not getattr(self.source, "persistent_workers", False):
+            end_workers(self._iterator)
+
+    def advice(self) -> str | None:
+        """What to do where the steps waited for data in most epochs; ``None`` where they did not.
+
+        The first epoch counts only where it is alone: workers and caches were cold.
+        """
+        shares = sorted(self.waiting[1:] or self.waiting)
+        share = shares[len(shares) // 2] if shares else 0.0
+        if share < NOTICEABLE or self.waited < 1.0:
+            return None
+        text = f"the steps waited for data {share:.0%} of their time; "
+        if self.reader is None:
+            loader = isinstance(self.source, DataLoader)
+            what = "num_workers= in the DataLoader" if loader else "a Dataset, read by workers,"
+            return f"{text}{what} makes it less."
+        if self.reader.num_workers:
+            return (
+                f"{text}{self.reader.num_workers} worker processes make samples as fast as they "
+                "can: smaller files, fewer transforms or a larger network per sample make it less."
+            )
+        return text + "arrays (x, y) in memory or a TensorDataset are read without a call a sample."
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; notes the share of the time that the steps waited for them."""
+        begin, waited = None, 0.0
+        try:
+            while True:
+                asked = perf_counter()
+                batch = next(batches, None)
+                now = perf_counter()
+                if batch is None:
+                    return
+                if begin is None:
+                    begin = now
+                elif self.device.type != "cuda" or torch.cuda.current_stream(self.device).query():
+                    waited += now - asked  # a GPU that still works on earlier steps does not wait
+                yield batch
+        finally:
+            if begin is not None:
+                self.waiting.append(waited / max(perf_counter() - begin, 1e-9))
+                self.waited += waited
+
+    def _from(self, first: int, start: int) -> Iterator[Batch]:
         """One pass over the source; pass after pass where ``steps`` end the epochs of training."""
         for number in itertools.count(first):
-            batches = self._start(number) if self._peeked is None else self._peeked
-            self._peeked, length = None, 0
-            for batch in self._merged(batches) if self.merge_single else batches:
+            batches = self._start(number, start) if self._peeked is None else self._peeked
+            if self.reader is None:
+                batches = self._merged(batches) if self.merge_single else batches
+                batches = itertools.islice(batches, start, None)
+            self._peeked, length, start = None, start, 0
+            for batch in batches:
                 length += 1
                 yield batch
             if not self._endless or length < (self.steps or 0):
@@ -147,45 +237,52 @@ class Stream:
         if held is not None:
             yield held
 
-    def _start(self, number: int) -> Iterator[Batch]:
+    def _start(self, number: int, start: int) -> Iterator[Batch]:
         self._started += 1
-        return self._read(number, lambda: self._open(number))
+        if self.reader is None:
+            return self._read(number, self._open)
+        reader, seed = self.reader, self.seed or 0
+        return self._read(number, lambda: reader.batches(seed, number, start), start)
 
-    def _open(self, number: int) -> Any:
+    def _open(self) -> Any:
         source = self.source
         if callable(source) and not hasattr(source, "__iter__"):
             source = source()
-        if is_dataset(source):
-            return self._loader(source, number)
+        if isinstance(source, IterableDataset):
+            return DataLoader(source, batch_size=self.batch_size, generator=torch.Generator())
         if hasattr(source, "on_epoch_end") and hasattr(source, "__getitem__"):
             return map(source.__getitem__, range(len(source)))  # Keras's Sequence
         return source
 
-    def _read(self, number: int, open_source: Callable[[], Any]) -> Iterator[Batch]:
+    def _read(self, number: int, open_source: Callable[[], Any], start: int = 0) -> Iterator[Batch]:
         """The source's batches as tensors; where its own code fails, the error says at which."""
         iterator: Any = None
-        for batch in itertools.count(1):
+        for batch in itertools.count(start + 1):
             try:
-                iterator = iter(open_source()) if iterator is None else iterator
+                if iterator is None:
+                    iterator = self._iterator = iter(open_source())
                 item = next(iterator)
             except StopIteration:
                 return
             except Exception as error:
                 lines = str(error).strip().splitlines() or [""]
                 text = " … ".join(dict.fromkeys([lines[0][:150], lines[-1][:150]]))
-                workers = getattr(self.source, "num_workers", 0)
+                if not isinstance(error, SampleError):
+                    text = f"{type(error).__name__}: {text}"
+                workers = getattr(self.reader or self.source, "num_workers", 0)
                 unit = "pass" if self._endless else "epoch"
                 message = (
                     f"{self.what} failed at batch {batch} of {unit} {number + 1}"
-                    f"{f', made by {workers} worker processes' if workers else ''}: "
-                    f"{type(error).__name__}: {text}. Expected (inputs, targets); the error above "
-                    "says where it happened."
+                    f"{f', made by {workers} worker processes' if workers else ''}: {text}. "
+                    "Expected (inputs, targets); the error above says where it happened."
                 )
-                if hasattr(iterator, "_shutdown_workers"):
-                    iterator._shutdown_workers()  # torch would wait for the garbage collector
+                end_workers(iterator)
+                self.close()
                 raise RuntimeError(message) from error
             parts = unpack(item, f"batch {batch} of {self.what}")
-            if not isinstance(self.source, DataLoader):  # a generator may fill one buffer again
+            if (
+                not isinstance(self.source, DataLoader) and self.reader is None
+            ):  # a generator may fill one buffer again
                 parts = map_tree(torch.clone, parts)
             self._check_parts(parts, batch)
             yield parts
@@ -201,15 +298,6 @@ class Stream:
                 f"{words[1]}; expected the same in every batch."
             )
 
-    def _loader(self, dataset: Dataset, number: int) -> DataLoader:
-        generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
-        if isinstance(dataset, IterableDataset):
-            return DataLoader(dataset, batch_size=self.batch_size, generator=generator)
-        order = range(len(dataset))  # type: ignore[arg-type]
-        if self.shuffle:
-            order = torch.randperm(len(order), generator=generator).tolist()  # type: ignore
-        return DataLoader(dataset, batch_size=self.batch_size, sampler=order, generator=generator)  # type: ignore[arg-type]
-
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
@@ -220,6 +308,37 @@ def is_dataset(value: Any) -> bool:
     plain = isinstance(value, (list, tuple, dict, str, DataLoader)) or is_array(value)
     indexed = hasattr(value, "__getitem__") and hasattr(value, "__len__")
     return not plain and indexed and not hasattr(value, "on_epoch_end")
+
+
+@contextlib.contextmanager
+def reading(*sources: Any, epochs: int = 1, aloud: bool = False) -> Iterator[None]:
+    """While sources are read for so many epochs; their worker processes are gone afterwards.
+
+    Args:
+        sources: of them streams are looked after.
+        aloud: say at the end what could be done where training waited for data.
+    """
+    streams = [source for source in sources if isinstance(source, Stream)]
+    for stream in streams:
+        if stream.reader is not None:
+            stream.reader.passes = epochs
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        places = " or ".join(stream.place for stream in streams)  # torch raises it amid a step
+        raise RuntimeError(
+            f"after {places}: {str(error).strip()} Expected worker processes that live on; a lack "
+            "of memory ends them, or an error in compiled code that the Dataset calls."
+        ) from error
+    finally:
+        with contextlib.ExitStack() as ends:  # all of them, even where one fails
+            for stream in streams:
+                ends.callback(stream.close)
+    if aloud:
+        for advice in filter(None, (stream.advice() for stream in streams[:1])):
+            print(advice)
 
 
 def _refuse_batches(source: Any, rows: Batch | None, what: str) -> None:

@@ -1,0 +1,352 @@
+"""A map-style Dataset -> collated batches, read here or by worker processes that stay for a fit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import math
+import multiprocessing
+import operator
+import os
+import pickle
+import random
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from easydl.errors import warn_user
+
+HANDING_OVER = 0.004  # seconds: a batch that takes less to read than this, about twice what it
+# costs to bring one over from another process, is read here
+START = 0.1  # seconds of reading that each worker process must have before it: starting and
+# stopping one takes 0.03
+MOST = 16  # worker processes: more hold memory and seldom help
+AHEAD = 2  # batches that each worker makes ahead, torch's default
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiples of it differ in all their bits
+
+
+class SampleError(RuntimeError):
+    """A Dataset failed at a sample, which the message names."""
+
+
+class Seeded(Dataset):
+    """A Dataset whose random numbers are a function of a key and the sample's index.
+
+    ``random``, ``numpy.random`` and torch's CPU generator are seeded for each sample; a Dataset
+    that fetches batches (``__getitems__``) has them seeded for each batch, by its first index.
+    In the training process they are afterwards as they were.
+
+    Attributes:
+        seconds: the least time that one sample took, as far as was seen here.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+        self.seconds = math.inf
+
+    def __getitems__(self, batch: tuple[int, list[int]]) -> list:
+        if get_worker_info() is not None:
+            return self._fetch(*batch)
+        with random_numbers_kept():
+            return self._fetch(*batch)
+
+    def _fetch(self, key: int, rows: list[int]) -> list:
+        fetch = getattr(self.dataset, "__getitems__", None)
+        start = perf_counter()
+        if fetch:
+            seed_by(key + rows[0] * GOLDEN)
+            samples = fetch(rows)
+            self.seconds = min(self.seconds, (perf_counter() - start) / len(rows))
+            return samples
+        samples, fetch = [], self.dataset.__getitem__
+        for row in rows:
+            seed_by(key + row * GOLDEN)
+            try:
+                samples.append(fetch(row))
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"
+                raise SampleError(f"sample {row}: {text}") from error
+            now = perf_counter()
+            self.seconds, start = min(self.seconds, now - start), now
+        return samples
+
+
+def seed_by(number: int) -> None:
+    """Seed Python's, NumPy's and torch's CPU generators, unlike each other; 6 µs in all.
+
+    ``torch.manual_seed`` would visit every kind of device for 130 µs.
+    """
+    number %= 2**64
+    random.seed(number)
+    np.random.seed(number >> 32)
+    torch.default_generator.manual_seed(number)
+
+
+@contextlib.contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Python's, NumPy's and torch's CPU generators are as before afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+class Reader:
+    """The batches of a map-style Dataset, pass by pass: a function of (seed, pass) alone.
+
+    Args:
+        dataset: whatever has ``__getitem__`` and ``__len__``.
+        what: its name in messages.
+
+    Attributes:
+        num_workers: how many worker processes read; ``None`` until the library has chosen.
+        passes: the number of the pass after the last that is known to come; until there the
+            workers read ahead, from one pass into the next.
+    """
+
+    def __init__(self, dataset: Any, what: str):
+        self.dataset, self.what = dataset, what
+        self.samples = Seeded(dataset)
+        self.num_workers: int | None = None
+        self.passes = 0
+        self.row_bytes = 0
+        self.on_gpu = False  # whether the samples themselves are on one
+        self._batches: Any = None  # torch's iterator
+        self._place = (0, 0, 0)  # the seed, pass and batch that it would give next
+        self._length = 0  # the Dataset's, when the workers took their copy
+        self._state: list = []
+
+    def settle(
+        self,
+        batch_size: int,
+        shuffle: bool,
+        device: torch.device,
+        merge_single: bool,
+        steps: int | None,
+    ) -> None:
+        """As ``Stream.batching``; ``steps`` end each pass."""
+        self.batch_size, self.shuffle, self.device = batch_size, shuffle, device
+        self.merge_single, self.steps = merge_single, steps
+        self.close()
+
+    def first(self, rows: int) -> Iterator[Any]:
+        """The first rows as one batch, read here, which also tells how long one takes."""
+        plan: Any = [(0, list(range(min(rows, len(self.dataset)))))] if len(self.dataset) else []
+        return self._open(plan, 0)
+
+    def look_at(self, rows: list[Tensor]) -> None:
+        """Note the size and place of samples from their first ones."""
+        self.row_bytes = sum(t[:1].numel() * t.element_size() for t in rows)
+        self.on_gpu = any(t.is_cuda for t in rows)
+
+    def batches(self, seed: int, number: int, start: int = 0) -> Iterator[Any]:
+        """The batches of pass ``number`` from ``start`` on; those before it are never read."""
+        count = len(self._bounds()) - 1
+        for batch in range(start, count):
+            if self._place != (seed, number, batch) or (batch == start and self._has_changed()):
+                self.close()
+            try:
+                item = self._next(seed, number, batch)
+            except SampleError as error:
+                if not self.num_workers:
+                    raise
+                item = self._alone(seed, number, batch, error)
+            self._place = (seed, number, batch + 1)
+            if batch == count - 1:  # the plan goes on in the next pass, or has ended
+                self._place = (seed, number + 1, 0 if number + 1 < self.passes else -1)
+            yield item
+
+    def close(self) -> None:
+        """End the worker processes; the next pass would start them anew."""
+        batches, self._batches = self._batches, None
+        end_workers(batches)
+
+    def _next(self, seed: int, number: int, batch: int) -> Any:
+        if self._batches is None:
+            if self.num_workers is None:
+                self.num_workers = self._how_many(number)
+            self._batches = self._open(self._plan(seed, number, batch), self.num_workers)
+        return next(self._batches)
+
+    def _alone(self, seed: int, number: int, batch: int, error: SampleError) -> Any:
+        """A batch that a worker failed at, read here: for the user's own error, or to go on."""
+        self.close()
+        self.num_workers = 0
+        item = self._next(seed, number, batch)
+        warn_user(
+            f"batch {batch + 1} of {self.what} failed in a worker process, not in this one, which "
+            f"reads on alone: {str(error).strip().splitlines()[-1]:.200}. Let __getitem__ open "
+            "its files and keep off the GPU, or pass a DataLoader."
+        )
+        return item
+
+    def _open(self, plan: Any, workers: int) -> Any:
+        loader = DataLoader(
+            self.samples,
+            batch_sampler=plan,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+            pin_memory=bool(workers) and self.device.type == "cuda",
+            generator=torch.Generator(),  # torch draws a number that nobody needs from it
+        )
+        self._length, self._state = len(self.dataset), state_of(self.dataset)
+        try:
+            with warnings.catch_warnings():  # of Python 3.12: torch has threads, as in any worker
+                warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+                return iter(loader)
+        except OSError as error:
+            if not workers:
+                raise
+            warn_user(
+                f"{self.what}: {workers} worker processes could not be started ({error}), so that "
+                "this process reads the samples alone."
+            )
+            self.num_workers = 0
+            return self._open(plan, 0)
+
+    def _bounds(self) -> list[int]:
+        """Where the batches of a pass begin, and the end."""
+        samples = len(self.dataset)
+        bounds = list(range(0, samples, self.batch_size))
+        if self.merge_single and len(bounds) > 1 and samples - bounds[-1] == 1:
+            bounds.pop()
+        bounds.append(samples)
+        return bounds if self.steps is None else bounds[: self.steps + 1]
+
+    def _plan(self, seed: int, first: int, start: int) -> Iterator[tuple[int, list[int]]]:
+        """The key and rows of each batch, from one pass to the next."""
+        for number in range(first, max(self.passes, first + 1)):
+            bounds = self._bounds()
+            order = torch.arange(len(self.dataset))
+            if self.shuffle:
+                generator = torch.Generator().manual_seed((seed + number) % 2**63)
+                order = torch.randperm(len(order), generator=generator)
+            mixed = np.random.SeedSequence([seed % 2**64, number])
+            key = int(mixed.generate_state(1, np.uint64)[0])
+            for low, high in itertools.islice(itertools.pairwise(bounds), start, None):
+                yield key, order[low:high].tolist()
+            start = 0
+
+    def _has_changed(self) -> bool:
+        """Whether attributes were set since the workers took their copy of the Dataset."""
+        if not self.num_workers or self._batches is None:
+            return False
+        now, before = state_of(self.dataset), self._state
+        same = len(now) == len(before) and all(map(operator.is_, now, before))
+        return not same or len(self.dataset) != self._length
+
+    # -- how many --------------------------------------------------------------------------------
+
+    def _how_many(self, number: int) -> int:
+        """Worker processes: 0 where they could not help, else up to the CPUs there are."""
+        seconds, bounds = self.samples.seconds, self._bounds()
+        if math.isinf(seconds) or seconds * self.batch_size < HANDING_OVER or self.on_gpu:
+            return 0
+        if len(bounds) < 3 or (cpus() == 1 and self.device.type == "cpu"):
+            return 0  # nothing can go on beside a step
+        passes = max(self.passes - number, 1)
+        wanted = int(min(cpus(), MOST, len(bounds) - 1, seconds * bounds[-1] * passes / START))
+        if wanted < 1 or multiprocessing.current_process().daemon:
+            return 0
+        reason = obstacle(self.dataset)
+        if reason is None:
+            room = shutil.disk_usage("/dev/shm").free // 2  # where batches are handed over
+            wanted = min(wanted, room // max((AHEAD + 1) * self.batch_size * self.row_bytes, 1))
+            if wanted:
+                return wanted
+            reason = f"/dev/shm has room for {2 * room / 2**20:.0f} MB alone"
+        warn_user(
+            f"{self.what}: a sample takes {seconds * 1000:.2g} ms to read, and worker processes "
+            f"would help, but {reason:.200}. So the training process reads them, and training "
+            "waits. Other ways: open files in __getitem__, draw from torch's global generator, "
+            f"or pass DataLoader(dataset, {self.batch_size}, shuffle=True, num_workers={cpus()})."
+        )
+        return 0
+
+
+def end_workers(batches: Any) -> None:
+    """End the worker processes of torch's iterator, which waits for the garbage collector."""
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+
+
+def cpus() -> int:
+    """The CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def state_of(value: Any, depth: int = 3) -> list:
+    """The attributes of an object and, a few levels down, of those."""
+    if not depth or isinstance(value, (type, ModuleType)):
+        return []
+    own = list(getattr(value, "__dict__", {}).values())
+    return own + [part for attribute in own for part in state_of(attribute, depth - 1)]
+
+
+def obstacle(dataset: Any) -> str | None:
+    """Why forked processes cannot read the Dataset, or not with the same numbers; else ``None``.
+
+    Whatever cannot be pickled, such as an open file or a lock, is shared in a way that spoils it;
+    functions, classes and arrays are not. A generator of its own would go on in each process.
+    """
+    if sys.platform != "linux" or multiprocessing.get_start_method(allow_none=True) == "spawn":
+        return "they are not forked here, and other ways of starting them need a guarded script"
+    rest, seen = [getattr(dataset, "__dict__", dataset)], {}
+    while rest:
+        part = rest.pop()
+        if id(part) not in seen:
+            seen[id(part)] = part  # kept, so that no other takes its id
+            try:
+                Look(rest.append).dump(part)
+            except Exception as error:
+                return f"they cannot share this Dataset ({error})"
+    return None
+
+
+class Look(pickle.Pickler):
+    """Looks through an object as pickle does, and writes nothing; long lists are sampled.
+
+    Args:
+        later: called with parts that must be looked through apart.
+    """
+
+    harmless = (str, bytes, int, float, type, ModuleType, Tensor, np.ndarray)
+    generators = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+
+    def __init__(self, later: Callable[[Any], None]):
+        super().__init__(io.BytesIO())
+        self.later = later
+
+    def persistent_id(self, value: Any) -> int | None:
+        if isinstance(value, self.harmless):
+            return 0
+        if isinstance(value, self.generators):
+            raise TypeError(f"its own {type(value).__name__} would give each the same numbers")
+        if isinstance(value, FunctionType):
+            for cell in value.__closure__ or ():
+                with contextlib.suppress(ValueError):  # an empty one
+                    self.later(cell.cell_contents)
+            return 0
+        if isinstance(value, Dataset):  # not by a __getstate__ that leaves out what is open
+            self.later(vars(value))
+            return 0
+        if isinstance(value, (list, tuple, dict)) and len(value) > 1000:
+            parts = value.values() if isinstance(value, dict) else value
+            self.later(list(itertools.islice(parts, 8)))
+            return 0
+        return None
