@@ -6,7 +6,7 @@ PYTHON ?= python3
 STAMP := $(shell cksum < pyproject.toml | tr ' \t' '--')
 RUN := PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
 
-.PHONY: demo test check soak bench bench-here format clean help
+.PHONY: demo test check soak bench bench-here profile format clean help
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -31,6 +31,10 @@ bench: ## easydl beside hand-written loops and its peers (QUICK=1: two minutes)
 
 bench-here: $(VENV)/.bench-$(STAMP)
 	$(RUN) benchmarks/run.py $(if $(QUICK),--quick)
+	$(RUN) benchmarks/costs.py $(if $(QUICK),--quick)
+
+profile: $(VENV)/.recipes-$(STAMP) ## where a training step's microseconds go (WORK=mlp: another network)
+	$(RUN) benchmarks/steps.py $(WORK)
 
 format: $(VENV)/.test-$(STAMP) ## format the sources
 	"$(VENV)/bin/ruff" check --fix .

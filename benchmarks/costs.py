@@ -176,8 +176,8 @@ def hand_passes(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Callable, Cal
 def passes(quick: bool) -> list[Row]:
     """``evaluate`` and ``predict`` beside a hand-written pass at its best batch size."""
     found = []
-    rows = {"small_mlp": 200_000, "mlp": 20_000, "lenet": 10_000, "lstm": 10_000}
-    for name, count in rows.items():
+    samples = {"small_mlp": 200_000, "mlp": 20_000, "lenet": 10_000, "lstm": 10_000}
+    for name, count in samples.items():
         work = replace(WORKS[name], rows=count // (4 if quick else 1))
         x, y = work.data()
         model = dl.Model(work.network().eval())
@@ -193,8 +193,10 @@ def passes(quick: bool) -> list[Row]:
         )
         for verb, own, plain in zip(("evaluate", "predict"), mine, zip(*by_hand)):
             forms = [(form, size) for form in plain for size in (32, 128, 512, 1024, 2048, 8192)]
-            best = {form: min(seconds_of(lambda: form[0](form[1])) for _ in range(2))
-                    for form in forms}  # fmt: skip
+            best = dict.fromkeys(forms, float("inf"))
+            for form, rows in forms * 2:
+                seconds = seconds_of(lambda: form(rows))  # noqa: B023
+                best[form, rows] = min(best[form, rows], seconds)
             pass_, size = min(best, key=best.get)
             pairs = pairs_of(5 if quick else 9, own, lambda: pass_(size))  # noqa: B023
             speed = [hand / facade for facade, hand in pairs]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import easydl as dl
+from easydl.callbacks import progress
 from easydl.callbacks.base import HOOKS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -360,3 +362,48 @@ def test_compile_while_fit_runs_is_refused():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="compile was called while fit runs"):
         model.fit(torch.randn(8, 4), torch.randn(8, 3), 2, verbose=0, callbacks=[Compiles()])
+
+
+# -- waiting for the device -----------------------------------------------------------------------
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operators that make a GPU wait: their result is a number or sets a shape."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "equal")
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = operator.overloadpacket.__name__
+        masked = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        self.count += masked or name in self.WAITING
+        return operator(*args, **(kwargs or {}))
+
+
+def reads_in(steps: int, **options) -> int:
+    """Reads in a fit as on a GPU: a ragged last batch, metrics, validation, a hook, the bar."""
+    x = torch.randn(2 * steps - 1, 3)
+    y = torch.arange(len(x)) % 4
+    metrics = ["accuracy", dl.metrics.F1Score(average="macro")]
+    model = dl.Model(nn.Linear(3, 4))
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=metrics, device="cpu",
+                  **options)  # fmt: skip
+    model._compiled.loss_is_free_to_read = False
+    hook = dl.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    with Reads() as seen:
+        model.fit(x, y, 2, verbose=1, validation_data=(x, y), validation_batch_size=2,
+                  callbacks=[hook])  # fmt: skip
+    return seen.count
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"accumulate": 2}], ids=str)
+def test_steps_do_not_wait_for_the_device(options, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "REDRAW_EVERY", float("inf"))
+    assert 0 < reads_in(140, **options) == reads_in(280, **options)
+
+
+def test_redrawing_the_bar_is_what_reads_a_running_epoch(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "REDRAW_EVERY", float("inf"))
+    epoch_ends = reads_in(140)
+    monkeypatch.setattr(progress, "REDRAW_EVERY", 0.0)
+    assert reads_in(140) >= epoch_ends + 140
