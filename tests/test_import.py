@@ -7,8 +7,9 @@ import sys
 import textwrap
 
 HEAVY = [
-    "IPython", "PIL", "h5py", "keras", "matplotlib", "pandas", "scipy", "sklearn", "statsmodels",
-    "sympy", "tensorboard", "tensorflow", "torch._dynamo", "torch._inductor", "torchvision",
+    "IPython", "PIL", "h5py", "keras", "matplotlib", "pandas", "pyarrow", "scipy", "sklearn",
+    "statsmodels", "sympy", "tensorboard", "tensorflow", "torch._dynamo", "torch._inductor",
+    "torchvision",
 ]  # fmt: skip
 
 

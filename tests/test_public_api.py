@@ -24,7 +24,7 @@ PUBLIC = {
         MaxPooling3D Mish Model Multiply PReLU Permute ReLU RepeatVector Reshape Residual
         SELU SeparableConv2D Sequential SiLU Sigmoid SimpleRNN Softmax Softplus Softsign
         SpatialDropout1D SpatialDropout2D SpatialDropout3D Swish Tanh TimeDistributed
-        UpSampling2D ZeroPadding2D activations callbacks constraints initializers layers
+        UpSampling2D ZeroPadding2D activations callbacks constraints data initializers layers
         load_model losses metrics models optimizers regularizers seed utils
     """,
     "easydl.activations": """
@@ -36,6 +36,9 @@ PUBLIC = {
     """,
     "easydl.constraints": """
         MaxNorm MinMaxNorm NonNeg UnitNorm get
+    """,
+    "easydl.data": """
+        parquet
     """,
     "easydl.initializers": """
         Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity LecunNormal

@@ -1,7 +1,8 @@
 """Anything -> batches on the device: the only place that knows NumPy, pandas and loaders."""
 
-from easydl.data.arrays import Arrays
-from easydl.data.sources import as_source
-from easydl.data.stream import Stream
+from easydl.data.arrays import Arrays as Arrays
+from easydl.data.parquet import parquet
+from easydl.data.sources import as_source as as_source
+from easydl.data.stream import Stream as Stream
 
-__all__ = ["Arrays", "Stream", "as_source"]
+__all__ = ["parquet"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,15 +49,9 @@ class Arrays:
         """
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.device, self.merge_single = torch.device(device), merge_single
-        merged = merge_single and self.samples % batch_size == 1 and self.samples > batch_size
-        available = -(-self.samples // batch_size) - merged
-        if steps is not None and steps > available:
-            raise ValueError(
-                f"{self.steps_name}={steps} was given, but {self.samples} samples in batches of "
-                f"{batch_size} make {available} steps; expected at most {available}, or smaller "
-                "batches."
-            )
-        self.steps: int | None = available if steps is None else steps
+        self.steps: int | None = steps_in(
+            self.samples, batch_size, merge_single, steps, self.steps_name
+        )
         self._batches: Iterator[Batch] | None = None
         return self
 
@@ -72,6 +67,13 @@ class Arrays:
             map_tree(lambda t: t[index], self.targets),
             weights,
         )
+
+    def reorder(self, part: str, order: list[int]) -> None:
+        """The columns of the table ``"x"`` or ``"y"`` in another order."""
+        if part == "x":
+            self.inputs = self.inputs[:, order]
+        else:
+            self.targets = self.targets[:, order]
 
     def split(self, train: slice | Tensor, held_out: slice | Tensor) -> tuple[Arrays, Arrays]:
         """Two sources that share this one's memory where the rows are a range."""
@@ -111,7 +113,7 @@ class Arrays:
             stop = min(start + rows, self.samples)
             if self.merge_single and self.samples - stop == 1:
                 stop = self.samples
-            sizes = self._sizes(stop - start)
+            sizes = cut_sizes(stop - start, self.batch_size, self.merge_single)
             columns = []
             for tensor in tensors:
                 if order is None:
@@ -123,33 +125,8 @@ class Arrays:
                 if chunk.device != self.device:
                     chunk = chunk.to(self.device, non_blocking=True)
                 columns.append(chunk.split(sizes))
-            yield from self._rebuild(columns)
+            yield from batches_of(self.inputs, self.targets, self.weights, columns)
             start = stop
-
-    def _sizes(self, rows: int) -> list[int]:
-        full, rest = divmod(rows, self.batch_size)
-        sizes = [self.batch_size] * full
-        if rest == 1 and sizes and self.merge_single:
-            sizes[-1] += 1
-        elif rest:
-            sizes.append(rest)
-        return sizes
-
-    def _rebuild(self, columns: list) -> Iterator[Batch]:
-        """Batches in the shape of the trees; the common case costs one tuple a step."""
-        if not any(isinstance(tree, (tuple, dict)) for tree in (self.inputs, self.targets)):
-            missing = [itertools.repeat(None)]
-            targets = columns[1:2] if self.targets is not None else missing
-            weights = columns[-1:] if self.weights is not None else missing
-            yield from zip(columns[0], *targets, *weights)
-            return
-        for parts in zip(*columns):
-            part = iter(parts)
-            yield (
-                map_tree(lambda _: next(part), self.inputs),  # noqa: B023
-                map_tree(lambda _: next(part), self.targets),  # noqa: B023
-                next(part) if self.weights is not None else None,
-            )
 
     def _move_if_it_fits(self) -> None:
         """On a GPU, keep all the data there if it takes less than 40 % of the free memory."""
@@ -160,3 +137,49 @@ class Arrays:
             self.inputs = map_tree(lambda t: t.to(self.device), self.inputs)
             self.targets = map_tree(lambda t: t.to(self.device), self.targets)
             self.weights = None if self.weights is None else self.weights.to(self.device)
+
+
+def steps_in(
+    samples: int, batch_size: int, merge_single: bool, steps: int | None, name: str
+) -> int:
+    """The steps of an epoch: all batches, or as many as were asked for by ``name``."""
+    merged = merge_single and samples % batch_size == 1 and samples > batch_size
+    available = -(-samples // batch_size) - merged
+    if steps is not None and steps > available:
+        raise ValueError(
+            f"{name}={steps} was given, but {samples} samples in batches of {batch_size} make "
+            f"{available} steps; expected at most {available}, or smaller batches."
+        )
+    return available if steps is None else steps
+
+
+def cut_sizes(rows: int, batch_size: int, merge_single: bool) -> list[int]:
+    """The sizes of the batches that some rows are cut into."""
+    full, rest = divmod(rows, batch_size)
+    sizes = [batch_size] * full
+    if rest == 1 and sizes and merge_single:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
+
+
+def batches_of(inputs: Tree, targets: Tree, weights: Any, columns: list) -> Iterator[Batch]:
+    """Batches in the shape of the trees; the common case costs one tuple a step.
+
+    Args:
+        columns: each leaf of the trees, then the weights, cut into batches.
+    """
+    if not any(isinstance(tree, (tuple, dict)) for tree in (inputs, targets)):
+        missing = [itertools.repeat(None)]
+        target = columns[1:2] if targets is not None else missing
+        weight = columns[-1:] if weights is not None else missing
+        yield from zip(columns[0], *target, *weight)
+        return
+    for parts in zip(*columns):
+        part = iter(parts)
+        yield (
+            map_tree(lambda _: next(part), inputs),  # noqa: B023
+            map_tree(lambda _: next(part), targets),  # noqa: B023
+            next(part) if weights is not None else None,
+        )

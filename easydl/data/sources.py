@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from easydl.data.arrays import Arrays
 from easydl.data.convert import leaves
+from easydl.data.parquet import Parquet, ParquetStream
 from easydl.data.read import check_lengths, is_array, read_tree, read_weights, ready_weights, unpack
 from easydl.data.rows import to_rows
 from easydl.data.stream import Stream
@@ -25,7 +26,7 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
 
     Args:
         x: array-like, tuple or dict of array-likes (several inputs), Dataset, DataLoader,
-            generator, iterable or function returning one.
+            generator, iterable or function returning one, ``easydl.data.parquet``.
         y, sample_weight: array-likes, for array-like ``x`` only.
         what: name of ``x`` in messages (``"x"`` or ``"validation_data"``).
 
@@ -42,7 +43,7 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
                     f"{name} was given beside a {type(x).__name__}, which brings its own; "
                     f"expected {name}=None: let it yield (inputs, targets[, weights])."
                 )
-        return Stream(x, what)
+        return ParquetStream(x, what) if isinstance(x, Parquet) else Stream(x, what)
     if x is None or isinstance(x, (str, bytes, os.PathLike, nn.Module)):
         raise TypeError(
             f"{what}={x!r:.80} was given; expected an array, a Dataset or batches. For a file: "
@@ -86,7 +87,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _is_stream(x: Any, y: Any) -> bool:
-    if isinstance(x, (Dataset, DataLoader)):
+    if isinstance(x, (Dataset, DataLoader, Parquet)):
         return True
     plain = (dict, str, bytes, int, float, os.PathLike, nn.Module)
     if isinstance(x, plain) or is_array(x) or hasattr(x, "toarray"):

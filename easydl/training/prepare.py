@@ -174,10 +174,7 @@ def match_columns(model: Any, source: Source) -> None:
             continue
         if set(known) == set(given) and len(set(known)) == len(known) == len(given):
             order = [given.index(column) for column in known]
-            if part == "x":
-                source.inputs = source.inputs[:, order]  # type: ignore[index]
-            else:
-                source.targets = source.targets[:, order]  # type: ignore[index]
+            source.reorder(part, order)  # type: ignore[union-attr]  # only tables have columns
         elif list(range(len(given))) not in (known, given):  # pandas' numbers are no names
             missing = ", ".join(str(c) for c in known if c not in given) or "none"
             extra = ", ".join(str(c) for c in given if c not in known) or "none"
@@ -520,9 +517,9 @@ def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
 
 def rows_per_pass(source: Source, fallback: int = 32) -> int:
     """Rows at a time where nothing is learnt: large enough to be fast, about 4 MB of inputs."""
-    if not isinstance(source, Arrays):
+    if source.samples is None:
         return fallback
-    numbers = sum(t[:1].numel() for t in leaves(source.inputs))
+    numbers = sum(t[:1].numel() for t in leaves(source.peek()[0]))
     return min(max(2**20 // max(numbers, 1), 32), 4096)
 
 
