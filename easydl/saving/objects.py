@@ -44,7 +44,6 @@ TORCH = re.findall(
 )
 _RECURRENT = (
     "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional",
-    "proj_size",
 )  # fmt: skip
 _KEPT_AS = {"thresholds": "threshold"}  # constructor argument → attribute, where they differ
 LARGEST_ARRAY, DEEPEST, MOST_LAYERS = 10_000, 100, 1000
@@ -205,30 +204,34 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
     if kind is nn.Sequential:
         return {"layers": dict(value._modules)}
     if kind is Sequential:
-        return {"layers": value.layers, "name": value.name}
-    if id(kind) in names() and hasattr(value, "config"):
+        return {"layers": list(value._modules.values()), "name": value.name}
+    own = next(base for base in kind.__mro__ if "__init__" in base.__dict__)
+    if own.__module__.startswith("easydl.layers.") and hasattr(value, "config"):
         return value.config
     if isinstance(value, nn.RNNBase) and id(kind) in names():
-        extra = ["nonlinearity"] if kind is nn.RNN else []
+        extra = {nn.RNN: ["nonlinearity"], nn.LSTM: ["proj_size"]}.get(kind, [])
         return {name: getattr(value, name) for name in [*_RECURRENT, *extra]}
+    torch_own = names().get(id(kind), "").startswith("torch.nn.")
+    kept = getattr(value, "config", {})  # of easydl's layers, which the user's may extend
+    if "options" in vars(value) and kind.__module__ == "easydl.losses":
+        kept = value.options
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(kind).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            config = getattr(value, "config", {})  # of Layer, whose arguments these may be
-            found |= {key: item for key, item in config.items() if item is not None}
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
         attribute = _KEPT_AS.get(name, name)
-        options = getattr(value, "options", {}) if kind.__module__ == "easydl.losses" else {}
-        torch_own = names().get(id(kind), "").startswith("torch.nn.")
-        if hasattr(value, attribute):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            continue
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= {key: item for key, item in kept.items() if item is not None}
+        elif name in ("trainable", "input_shape") and name in kept:
+            found[name] = kept[name]
+        elif hasattr(value, attribute):
             given = getattr(value, attribute)
             if torch_own and name == "bias" and (given is None or isinstance(given, Tensor)):
                 given = given is not None
             if not torch_own or given is not parameter.default:
                 found[name] = given
-        elif name in options:
-            found[name] = options[name]
+        elif name in kept:
+            found[name] = kept[name]
         elif not torch_own or (name[0] != "_" and parameter.default is not None):
             raise ValueError(
                 f"{where[:150]} does not keep its argument {name!r}, so the file could not tell "

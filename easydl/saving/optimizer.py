@@ -35,7 +35,8 @@ def optimizer_to_json(encoder: Encoder, model: Any) -> Any:
     arguments = inspect.signature(kind).parameters
     defaults = {k: v for k, v in optimizer.defaults.items() if k in arguments}
     groups = [
-        {**group, "params": [keys[id(parameter)] for parameter in group["params"]]}
+        {k: v for k, v in group.items() if k != "params"}
+        | {"params": [keys[id(parameter)] for parameter in group["params"]]}
         for group in optimizer.param_groups
     ]
     return {

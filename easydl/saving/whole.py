@@ -70,6 +70,11 @@ def contents(
             if (shape := _built_for(module)) is not None
         },
         "tied": _tied(state),
+        "dtypes": {
+            name: str(tensor.dtype).removeprefix("torch.")
+            for name, tensor in state.items()
+            if tensor.is_floating_point() and tensor.dtype != torch.float32
+        },
         "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
         "trainable": {
             name: bool(module.__dict__["trainable"])
@@ -204,6 +209,9 @@ def _rebuilt(manifest: Any, custom: Any, device: str = "meta") -> tuple[Any, Dec
                 raise ValueError(f"its architecture is a {type(model).__name__}, no model")
             for name, shape in manifest["built"].items():
                 _build(model.get_submodule(name), decoder.decode(shape))
+            state = model.state_dict(keep_vars=True)
+            for name, dtype in manifest["dtypes"].items():
+                state[name].data = state[name].data.to(decoder.decode({"dtype": dtype}))
         except (RuntimeError, NotImplementedError):
             if device != "meta" or not decoder.used:
                 raise
@@ -355,7 +363,8 @@ def _try_out(model: Any, manifest: Any, state: dict[str, Tensor], custom: dict[s
             )
     theirs = other.state_dict()
     same = list(theirs) == list(state) and all(
-        theirs[key].shape == tensor.shape for key, tensor in state.items()
+        (theirs[key].shape, theirs[key].dtype) == (tensor.shape, tensor.dtype)
+        for key, tensor in state.items()
     )
     if not same:
         raise ValueError(
