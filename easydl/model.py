@@ -355,9 +355,7 @@ class Model(nn.Module):
         self.column_names = source.columns | self.column_names
         random_rows = split != "tail" and validation_split
         draws = isinstance(source, Arrays) or not source.brings_its_order
-        augmented = getattr(source, "reader", None) is not None  # for all that fit can know
-        drawn = draws and (shuffle or random_rows or augmented)
-        seed = int(torch.randint(2**62, ())) if drawn else 0
+        seed = int(torch.randint(2**62, ())) if draws and (shuffle or random_rows) else 0
         source, validation = prepare.hold_out(
             self, source, validation_data, validation_split, split, seed
         )
@@ -370,7 +368,6 @@ class Model(nn.Module):
             prepare.cut_for_a_pass(
                 validation, validation_batch_size, validation_steps, state.device, batch_size
             )
-            validation.seed = seed
         self.history = history = History()
         history.waiting = getattr(source, "waiting", [])
         hooks = self._connect([history, *as_list(callbacks)], verbose, epochs, source.steps)

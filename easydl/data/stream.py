@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
@@ -67,9 +68,10 @@ class Stream:
     ) -> Stream:
         """As ``Arrays.batching``; batch size and order of a loader or generator are its own.
 
-        Without a ``seed`` for what is random in a Dataset torch's generator gives one when needed.
+        The ``seed`` is also that of what is random in a Dataset's samples. Without shuffling
+        Python's generator gives one, so that torch's stays as it is with arrays in order.
         """
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed if shuffle else None
         self.device, self.merge_single = torch.device(device), merge_single
         self.steps, self._endless = steps, self.goes_on and steps is not None
         if self.reader is not None:
@@ -130,7 +132,7 @@ class Stream:
         are read and thrown away.
         """
         if self.reader is not None and self.seed is None:
-            self.seed = int(torch.randint(2**62, ()))
+            self.seed = random.getrandbits(62)
         batches = self._rest
         if batches is None or start:
             batches = self._from(number, start)
