@@ -1,8 +1,8 @@
 """easydl's ``fit`` beside hand-written loops and its peers: one table, ratios to the limit loop.
 
-Every system trains in a process of its own; their epochs alternate, so that all meet the same
-machine, and a ratio is taken within each round. A figure is the median of the rounds. The losses
-of the same epoch beside the times show that the work was the same.
+Every system trains in a process of its own; they take turns of about a second, so that all meet
+the same machine, and a ratio is taken within each round. A figure is the median of the rounds. The
+losses of the same epoch beside the times show that the work was the same.
 
     python benchmarks/run.py [--quick] [--only mlp lenet] [--systems easydl_fit keras3_on_jax]
 """
@@ -57,7 +57,6 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
             env=environment,
         )  # fmt: skip
-        self.first = self.answer()
 
     def answer(self) -> dict[str, float]:
         line = self.process.stdout.readline()
@@ -67,7 +66,8 @@ class Worker:
             raise RuntimeError(f"{self.system}: {lines[-1][:200]}")
         return json.loads(line)
 
-    def epoch(self) -> float:
+    def turn(self) -> float:
+        """Train some epochs; seconds an epoch."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         answer = self.answer()
@@ -83,19 +83,24 @@ class Worker:
 
 def compare(work: str, systems: list[str], rounds: int, part: int) -> dict[str, Worker]:
     """Train ``work`` by every system, alternating; what fails says so and is left out."""
+    names = ["limit", *(s for s in systems if s != "limit")]
     workers: dict[str, Worker] = {}
-    bar = tqdm(["limit", *(s for s in systems if s != "limit")], desc=f"{work}: first epochs")
-    for system in bar:
+    if part > 1:  # a quick look: all start at once, and disturb each other's first epoch
+        workers = {system: Worker(system, work, part) for system in names}
+    for system in tqdm(names, desc=f"{work}: first epochs"):
+        worker = workers.get(system) or Worker(system, work, part)
         try:
-            workers[system] = Worker(system, work, part)
+            worker.first = worker.answer()
+            workers[system] = worker
         except RuntimeError as error:
             tqdm.write(f"{work}: {error}")
+            workers.pop(system, None)
     for number in tqdm(range(rounds), desc=f"{work}: rounds"):
-        limit = workers["limit"].epoch()
+        limit = workers["limit"].turn()
         for worker in workers.values():
             if number and worker.ratios and worker.ratios[0] > SLOW:
                 continue
-            seconds = limit if worker is workers["limit"] else worker.epoch()
+            seconds = limit if worker is workers["limit"] else worker.turn()
             worker.ratios.append(seconds / limit)
     for worker in workers.values():
         worker.close()

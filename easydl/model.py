@@ -32,6 +32,7 @@ from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, run_epochs
 from easydl.training.step import NotFinite
 from easydl.training.trainable import (
+    evaluation_mode,
     hold_frozen_batchnorm,
     modes_of,
     restore_modes,
@@ -457,8 +458,7 @@ class Model(nn.Module):
         modes = modes_of(self)
         begin, end = batch_hooks(hooks, "predict")
         try:
-            if any(training for _, training in modes):
-                self.eval()
+            evaluation_mode(self, modes)
             for hook in hooks:
                 hook.on_predict_begin({})
             with torch.inference_mode():

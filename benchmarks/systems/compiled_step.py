@@ -2,7 +2,7 @@
 
 import torch
 
-from systems.loops import epoch_of, tensors
+from systems.loops import epoch_of, repeated, tensors
 
 
 def start(work):
@@ -15,4 +15,4 @@ def start(work):
         outputs = network(xb)
         return work.loss(outputs, xb, yb), outputs
 
-    return lambda: epoch_of(work, x, y, forward, optimizer)
+    return repeated(lambda: epoch_of(work, x, y, forward, optimizer))

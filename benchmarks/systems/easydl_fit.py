@@ -31,8 +31,9 @@ def start(work, **compiling):
         loss = "sparse_categorical_crossentropy"
         model.compile(work.optimizer, loss, metrics=["accuracy"], **compiling)
 
-    def epoch():
+    def train(epochs):
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return model.fit(x, y, batch_size=work.batch, verbose=1).history["loss"][0]
+            history = model.fit(x, y, batch_size=work.batch, epochs=epochs, verbose=1)
+            return history.history["loss"][-1]
 
-    return epoch
+    return train

@@ -32,9 +32,9 @@ def start(work):
     learner.recorder.valid_metrics = False
     lr = 0.01 if work.optimizer == "sgd" else 0.001
 
-    def epoch():
+    def train(epochs):
         with learner.no_bar(), learner.no_logging():
-            learner.fit(1, lr)
+            learner.fit(epochs, lr)
         return float(learner.recorder.values[-1][0])
 
-    return epoch
+    return train

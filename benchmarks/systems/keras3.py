@@ -14,7 +14,12 @@ def start(work):
         y = None
     else:
         model.compile(work.optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return lambda: model.fit(x, y, batch_size=work.batch, verbose=0).history["loss"][0]
+
+    def train(epochs):
+        history = model.fit(x, y, batch_size=work.batch, epochs=epochs, verbose=0)
+        return history.history["loss"][-1]
+
+    return train
 
 
 LAYERS = {

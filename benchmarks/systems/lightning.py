@@ -36,12 +36,12 @@ def start(work):
     module = Module(work)
     loader = DataLoader(TensorDataset(*tensors(work)), batch_size=work.batch, shuffle=True)
 
-    def epoch():
+    def train(epochs):
         trainer = lightning.Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module, loader)
         return float(trainer.callback_metrics["loss"])
 
-    return epoch
+    return train

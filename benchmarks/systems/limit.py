@@ -7,7 +7,7 @@ channels_last for pictures.
 
 import torch
 
-from systems.loops import accuracy_and_loss, batches, tensors
+from systems.loops import accuracy_and_loss, batches, repeated, tensors
 
 
 def start(work):
@@ -43,4 +43,4 @@ def start(work):
             seen.append((loss.detach(), outputs, yb))
         return accuracy_and_loss(work, seen)
 
-    return epoch
+    return repeated(epoch)

@@ -39,3 +39,14 @@ def accuracy_and_loss(work, seen):
         _ = float((outputs.argmax(1) == torch.cat([y for _, _, y in seen])).float().mean())
     counts = torch.tensor([float(len(y)) for _, _, y in seen])
     return float((torch.stack([loss for loss, _, _ in seen]) * counts).sum() / counts.sum())
+
+
+def repeated(epoch):
+    """``train(epochs)``, which returns the last epoch's loss."""
+
+    def train(epochs):
+        for _ in range(epochs):
+            loss = epoch()
+        return loss
+
+    return train

@@ -17,10 +17,10 @@ def start(work):
         loss = "cross_entropy"
     model = Model(network, work.optimize(network), loss, batch_metrics=metrics)
 
-    def epoch():
+    def train(epochs):
         logs = model.fit(
-            torch.from_numpy(x), target, epochs=1, batch_size=work.batch, verbose=False
+            torch.from_numpy(x), target, epochs=epochs, batch_size=work.batch, verbose=False
         )
         return logs[-1]["loss"]
 
-    return epoch
+    return train

@@ -32,11 +32,11 @@ def start(work):
         callbacks__print_log=None,
     ).initialize()
 
-    def epoch():
-        net.partial_fit(x, y.astype(np.int64), epochs=1)
+    def train(epochs):
+        net.partial_fit(x, y.astype(np.int64), epochs=epochs)
         return net.history[-1, "train_loss"]
 
-    return epoch
+    return train
 
 
 def right(net, x, y):

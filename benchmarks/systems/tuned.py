@@ -2,7 +2,7 @@
 
 import time
 
-from systems.loops import epoch_of, tensors
+from systems.loops import epoch_of, repeated, tensors
 
 FORMS = ({"fused": True}, {"foreach": True}, {"foreach": False})
 
@@ -33,4 +33,5 @@ def start(work):
         epoch(60)
         return time.perf_counter() - start
 
-    return loop(min(FORMS, key=lambda form: min(seconds(form) for _ in range(3))))
+    best = min(FORMS, key=lambda form: min(seconds(form) for _ in range(3)))
+    return repeated(loop(best))

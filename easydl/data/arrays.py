@@ -101,6 +101,9 @@ class Arrays:
     def _all_batches(self, number: int) -> Iterator[Batch]:
         self._move_if_it_fits()
         order = self.order(number)
+        if order is None and self.samples <= self.batch_size:  # a single row waits for nothing
+            yield map_tree(lambda t: t.to(self.device), (self.inputs, self.targets, self.weights))
+            return
         tensors = leaves((self.inputs, self.targets))
         if self.weights is not None:
             tensors = tensors + [self.weights]

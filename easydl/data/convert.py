@@ -184,7 +184,7 @@ def check_finite(
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
-    if torch.isfinite(tensor.sum()):
+    if math.isfinite(tensor.sum().item()):
         return
     bad = ~torch.isfinite(tensor)
     if not bad.any():

@@ -127,14 +127,14 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
             try_rows(model, x, name)
         return x
 
-    if not model.is_built or model.given_input_shape is None:
-        first = leaves(x)[0]
+    if model.given_input_shape is None or not model.is_built:
+        rows = leaves(x)[0]
         if not model.is_built and strict:
-            check_finite(first, name, may_fill=True)
-        model.given_input_shape = tuple(first.shape[1:])
+            check_finite(rows, name, may_fill=True)
+        model.given_input_shape = tuple(rows.shape[1:])
         if isinstance(x, Tensor) and hasattr(model, "build_layers"):
-            model.build_layers(tuple(first.shape[1:]))
-    tables = tables_of(model, map_tree(lambda t: cast_inputs(t, dtype, whole), x))
+            model.build_layers(tuple(rows.shape[1:]))
+    tables = tables_of(model, x, dtype, whole)
     shapes = {shapes_of(x)}  # of a stream: a batch of a new shape is tried before it is trained on
     if isinstance(source, Arrays):
         source.inputs = ready_inputs(source.inputs, name)
@@ -277,16 +277,18 @@ def first_leaf(module: Any) -> nn.Module | None:
     network = getattr(module, "network", None)
     if isinstance(network, nn.Sequential):
         return first_leaf(network)
-    return None if list(module.children()) else module
+    own = [part for part in module.children() if part is not getattr(module, "activation", None)]
+    return None if own else module
 
 
-def tables_of(model: Any, x: Tree) -> list[nn.Embedding | None]:
+def tables_of(model: Any, x: Tree, dtype: torch.dtype, whole: bool) -> list[nn.Embedding | None]:
     """For each input the Embedding that takes it as it is, found by watching a few rows pass."""
-    rows = [leaf.to(model.device, copy=True) for leaf in leaves(x)]
-    found: dict[int, nn.Embedding] = {}
     first = first_leaf(model)
     if first is not None:
-        return [first if isinstance(first, nn.Embedding) else None] * len(rows)
+        return [first if isinstance(first, nn.Embedding) else None] * len(leaves(x))
+    x = map_tree(lambda t: cast_inputs(t, dtype, whole), x)
+    rows = [leaf.to(model.device, copy=True) for leaf in leaves(x)]
+    found: dict[int, nn.Embedding] = {}
 
     def look(table: Any, args: tuple) -> None:
         for i, row in enumerate(rows):

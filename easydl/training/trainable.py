@@ -42,10 +42,23 @@ def modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
     return [(module, module.training) for module in model.modules()]
 
 
+def evaluation_mode(model: nn.Module, modes: list[tuple[nn.Module, bool]]) -> None:
+    """``model.eval()``, which costs a single row more than the network does, where it can differ.
+
+    torch's own ``train`` only sets the attribute; a module with another one gets its call.
+    """
+    learning = [module for module, training in modes if training]
+    plain = (nn.Module.train, type(model).train)
+    if any(type(module).train not in plain for module in learning):
+        model.eval()
+        return
+    for module in learning:
+        vars(module)["training"] = False
+
+
 def restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
     for module, training in modes:
-        if module.training != training:
-            module.training = training
+        vars(module)["training"] = training
 
 
 def is_frozen(module: nn.Module) -> bool:

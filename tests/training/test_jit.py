@@ -11,6 +11,7 @@ import torch
 from torch import nn, optim
 
 import easydl as dl
+from easydl.training.jit import PowersOnce, joined
 
 N, CLASSES = 43, 3  # with batches of 4: ten full ones and one of three rows
 X = torch.linspace(-2, 2, N * 5).sin().reshape(N, 5)
@@ -345,3 +346,37 @@ def test_jit_by_torchs_own_compiler(optimizer, capsys):
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
     for mine, theirs in zip(model.state_dict().values(), eager.state_dict().values()):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-6)
+
+
+def test_batches_cut_from_one_piece_are_joined_without_a_copy():
+    whole = torch.arange(24.0).reshape(8, 3)
+    parts = list(whole.split(2))[1:]
+    together = joined(parts)
+    assert together.data_ptr() == parts[0].data_ptr()
+    assert together.tolist() == whole[2:].tolist()
+    for others in (parts[::-1], [parts[0], parts[2]], [part.clone() for part in parts]):
+        assert joined(others).tolist() == torch.cat(others).tolist()
+
+
+def test_jit_says_so_when_freezing_compiles_again(traced, capsys):
+    dl.seed(3)
+    model = network()
+    model.compile("sgd", "sparse_categorical_crossentropy", jit=True, steps_per_execution=2)
+    model.fit(X, LABELS, batch_size=4, verbose=2)
+    model.layers[0].trainable = False
+    model.fit(X, LABELS, batch_size=4, verbose=2)
+    assert capsys.readouterr().out.count("jit: compiling 2 training steps") == 2
+
+
+@pytest.mark.slow
+def test_powers_once_leaves_the_numbers_alone():
+    """Through the real compiler: Adam's powers are float64 and computed outside the loops."""
+    step = torch.tensor(12.0, dtype=torch.float64)
+
+    def corrected(step, moment):
+        return moment / (1 - 0.999**step)
+
+    options = {"post_grad_custom_pre_pass": PowersOnce()}
+    compiled = torch.compile(corrected, options=options)
+    moment = torch.rand(1000, dtype=torch.float64)
+    torch.testing.assert_close(compiled(step, moment), corrected(step, moment), rtol=1e-14, atol=0)
