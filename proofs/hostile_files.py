@@ -3,11 +3,12 @@
 Counts files that load, code that is run, other files, sockets and processes that are opened,
 messages that are none or too long, and what takes more than a second or 200 MB.
 
-    python proofs/hostile_files.py
+    python -m proofs.hostile_files
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -100,7 +101,7 @@ def problems_of(result: dict) -> list[str]:
     return found
 
 
-def prove(folder: Path) -> tuple[int, dict[str, list[str]], str]:
+def prove(folder: Path, every: int = 1) -> tuple[int, dict[str, list[str]], str]:
     """How many files, what is wrong with which, and the figures in one line."""
     torch.set_num_threads(1)
     model = hostile.small_model()
@@ -110,7 +111,7 @@ def prove(folder: Path) -> tuple[int, dict[str, list[str]], str]:
         try_to_load_quietly(warm, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of zipfile, about the members that come twice
-        files = hostile.write_all(folder)
+        files = hostile.write_all(folder, every)
     results = {name: in_a_process(path, model) for name, path in files.items()}
     wrong = {name: found for name, result in results.items() if (found := problems_of(result))}
     slowest = max(result.get("seconds", 0) for result in results.values())
@@ -127,10 +128,8 @@ def prove(folder: Path) -> tuple[int, dict[str, list[str]], str]:
 
 
 def try_to_load_quietly(path: Path, model: dl.Model) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         dl.load_model(path) if path.suffix == ".easydl" else model.load_weights(path)
-    except ValueError:
-        pass
 
 
 if __name__ == "__main__":

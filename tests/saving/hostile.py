@@ -44,7 +44,9 @@ def whole() -> tuple[dict[str, Any], dict[str, bytes]]:
     return json.loads(json.dumps(manifest)), members
 
 
-def safetensors(header: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None) -> bytes:
+def safetensors(
+    header: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None
+) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -171,7 +173,10 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
         ".easydl",
         lambda: manifest_with(
             "architecture/arguments/layers/0",
-            {"name": "Lambda", "arguments": {"function": {"class_name": "__lambda__", "code": "4w"}}},
+            {
+                "name": "Lambda",
+                "arguments": {"function": {"class_name": "__lambda__", "code": "4w"}},
+            },
         ),
     ),
     "a function by its place": (
@@ -204,7 +209,10 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
         ".easydl",
         lambda: manifest_with(f"{DENSE}/kernel_initializer", "http://localhost/x.pt"),
     ),
-    "a path as metric": (".easydl", lambda: manifest_with("compile/metrics", ["file:///etc/hosts"])),
+    "a path as metric": (
+        ".easydl",
+        lambda: manifest_with("compile/metrics", ["file:///etc/hosts"]),
+    ),
     "a metric's call": (".easydl", lambda: manifest_with("compile/metrics", [EVIL_CALL])),
     "a member ../": (
         ".easydl",
@@ -218,7 +226,10 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
         ".easydl",
         lambda: entries(lambda members: [members[0], (link(WEIGHTS), b"/etc/passwd")]),
     ),
-    "a member twice": (".easydl", lambda: entries(lambda members: [*members, ("x", b""), ("x", b"")])),
+    "a member twice": (
+        ".easydl",
+        lambda: entries(lambda members: [*members, ("x", b""), ("x", b"")]),
+    ),
     "a member too many": (
         ".easydl",
         lambda: table_with(lambda t: t.update({"evil.py": t[WEIGHTS]})),
@@ -257,7 +268,10 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
         ),
     ),
     "an architecture 60 deep": (".easydl", lambda: manifest_with("architecture", doubling(60))),
-    "an architecture of 2^40 layers": (".easydl", lambda: manifest_with("architecture", doubling(40))),
+    "an architecture of 2^40 layers": (
+        ".easydl",
+        lambda: manifest_with("architecture", doubling(40)),
+    ),
     "10^14 units": (".easydl", lambda: manifest_with(f"{DENSE}/units", BIG)),
     "10^14 units of a width of 10^14": (
         ".easydl",
@@ -365,15 +379,18 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: torch_saved({"0.weight": torch.ones(1).expand(10**9, 10**5)}),
     ),
     "torch: a list": (".pt", lambda: torch_saved([torch.ones(3)])),
-    "torch: TorchScript": (".pt", lambda: zipped([("a/data.pkl", b"\x80\x02."), ("a/code/x.py", b"")])),
+    "torch: TorchScript": (
+        ".pt",
+        lambda: zipped([("a/data.pkl", b"\x80\x02."), ("a/code/x.py", b"")]),
+    ),
 }
 
 
-def write_all(folder: Path) -> dict[str, Path]:
-    """Every hostile file in ``folder``, by what it is."""
+def write_all(folder: Path, every: int = 1) -> dict[str, Path]:
+    """The hostile files, or every second, third … of them, in ``folder``, by what they are."""
     Evil.mark = str(folder / "executed")
     found = {}
-    for number, (name, (suffix, make)) in enumerate(FILES.items()):
+    for number, (name, (suffix, make)) in enumerate(list(FILES.items())[::every]):
         found[name] = folder / f"{number:02d}{suffix}"
         found[name].write_bytes(make())
     return found
