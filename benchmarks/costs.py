@@ -133,8 +133,8 @@ def facade(quick: bool) -> list[Row]:
 def metrics(quick: bool) -> list[Row]:
     """``fit`` with five metrics over ``fit`` with none."""
     rows = []
-    for name, part in {"small_mlp": 1, "mlp": 10, "lenet": 2}.items():
-        work = WORKS[name].smaller(part * (2 if quick else 1))
+    for name, steps in {"small_mlp": 640, "mlp": 128, "lenet": 128}.items():
+        work = replace(WORKS[name], rows=steps * WORKS[name].batch)
         five = [
             "accuracy",
             "top_k_categorical_accuracy",
@@ -144,7 +144,7 @@ def metrics(quick: bool) -> list[Row]:
         ]
         _, with_five = fitted(work, metrics=five)
         _, with_none = fitted(work)
-        pairs = pairs_of(7 if quick else 15, with_five, with_none)
+        pairs = pairs_of(3 if quick else 15, with_five, with_none)
         extra = [100 * (mine / none - 1) for mine, none in pairs]
         measured = f"{median(extra):+.1f} % (worst {max(extra):+.1f})"
         rows.append((f"five metrics together, {name}", "≤ 3 % of an epoch", measured))
@@ -176,7 +176,7 @@ def hand_passes(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Callable, Cal
 def passes(quick: bool) -> list[Row]:
     """``evaluate`` and ``predict`` beside a hand-written pass at its best batch size."""
     found = []
-    samples = {"small_mlp": 200_000, "mlp": 20_000, "lenet": 10_000, "lstm": 10_000}
+    samples = {"small_mlp": 200_000, "mlp": 20_000, "lenet": 10_000, "lstm": 5_000}
     for name, count in samples.items():
         work = replace(WORKS[name], rows=count // (4 if quick else 1))
         x, y = work.data()
@@ -198,7 +198,7 @@ def passes(quick: bool) -> list[Row]:
                 seconds = seconds_of(lambda: form(rows))  # noqa: B023
                 best[form, rows] = min(best[form, rows], seconds)
             pass_, size = min(best, key=best.get)
-            pairs = pairs_of(5 if quick else 9, own, lambda: pass_(size))  # noqa: B023
+            pairs = pairs_of(3 if quick else 9, own, lambda: pass_(size))  # noqa: B023
             speed = [hand / facade for facade, hand in pairs]
             measured = f"{median(speed):.2f} (worst {min(speed):.2f}), by hand in batches of {size}"
             found.append((f"{verb}, {name}: rate", "≥ 0.97 × by hand", measured))
@@ -260,7 +260,7 @@ def seconds_to_answer(arguments: list[str]) -> float:
 def starts(quick: bool) -> list[Row]:
     """Importing, and the time from nothing to the end of the first epoch."""
     pairs = pairs_of(
-        2 if quick else 5,
+        1 if quick else 4,
         ["-c", "import easydl; print(1, flush=True)"],
         ["-c", "import torch; print(1, flush=True)"],
         seconds_to_answer,
@@ -269,7 +269,7 @@ def starts(quick: bool) -> list[Row]:
     for name in ["small_mlp"] if quick else ["small_mlp", "mlp"]:
         part = "5" if name == "mlp" else "1"
         mine, plain = [str(HERE / "worker.py"), "easydl_fit", name, part], ["-c", TUNED, name, part]
-        pairs = pairs_of(2 if quick else 4, mine, plain, seconds_to_answer)
+        pairs = pairs_of(1 if quick else 3, mine, plain, seconds_to_answer)
         what = f"end of the first epoch, imports included, over tuned: {name}"
         rows.append((what, "≤ 0.3 s", difference(pairs, 1, "s")))
     return rows

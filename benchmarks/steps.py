@@ -137,10 +137,10 @@ def rounds_of(epochs: dict[str, Callable], clock: Clock) -> dict[str, list[Count
     """For each system the seconds of every round by part; "rest" is what no clock saw."""
     found: dict[str, list[Counter]] = {name: [] for name in epochs}
     for number in tqdm(range(ROUNDS + 1)):
-        for name, epoch in epochs.items():
+        for name, train in epochs.items():
             clock.seconds = Counter()
             begin = time.perf_counter()
-            epoch(1)
+            train(1)
             clock.seconds["rest"] = time.perf_counter() - begin - sum(clock.seconds.values())
             if number:  # the first is a warm-up
                 found[name].append(clock.seconds)
@@ -149,10 +149,10 @@ def rounds_of(epochs: dict[str, Callable], clock: Clock) -> dict[str, list[Count
 
 def operators(work: Work) -> None:
     """torch's ten dearest operators in an epoch of ``fit``."""
-    epoch = easydl_fit.start(work, device="cpu")
-    epoch(1)
+    train = easydl_fit.start(work, device="cpu")
+    train(1)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        epoch(1)
+        train(1)
     found = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
     print("\n| operator (own time, the profiler's cost included) | µs a step | calls a step |")
     print("|---|--:|--:|")
@@ -169,12 +169,12 @@ def host_syncs(work: Work) -> None:
     found: dict[int, Counter] = {}
     works = [replace(work, rows=256 * work.batch), replace(work, rows=512 * work.batch)]
     for one in works:
-        epoch = easydl_fit.start(one, device="cuda")
-        epoch(1)
+        train = easydl_fit.start(one, device="cuda")
+        train(1)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
-            epoch(1)
+            train(1)
             torch.cuda.set_sync_debug_mode("default")
         syncs = [w for w in caught if "synchroniz" in str(w.message)]
         found[steps_in(one)] = Counter(f"{w.filename}:{w.lineno}" for w in syncs)

@@ -128,7 +128,8 @@ class ModelCheckpoint(Callback):
             )
         if whole and hasattr(self.model, "given_input_shape"):
             contents(self.model, include_optimizer=False)  # what cannot be saved is found here
-        check_writable(self.filepath)
+        state = self.model.state_dict() if hasattr(self.model, "state_dict") else {}
+        check_writable(self.filepath, sum(tensor.nbytes for tensor in state.values()))
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch, self._seen = epoch, 0
@@ -341,10 +342,13 @@ class TensorBoard(Callback):
         return self._writers[part]
 
 
-def check_writable(path: str) -> None:
+def check_writable(path: str, room: int = 0) -> None:
     """Make the folder of ``path`` and try to write there, before training rather than after.
 
     Only the part before the first ``{`` of a pattern is made and tried.
+
+    Args:
+        room: The bytes that must fit there, reserved for a moment where the system can.
 
     Raises:
         ValueError: With the path and the reason.
@@ -352,8 +356,9 @@ def check_writable(path: str) -> None:
     folder = os.path.dirname(path.split("{")[0] + "_") or "."
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if room and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, room)
         if os.path.isdir(path or folder):
             raise IsADirectoryError(f"{path or folder} is a folder")
         if os.path.exists(path) and not os.access(path, os.W_OK):
@@ -361,7 +366,8 @@ def check_writable(path: str) -> None:
     except OSError as error:
         raise ValueError(
             f"nothing can be written to {path!r:.200} ({error.strerror or error!s:.200}); "
-            "expected a path in a folder where you may write, for example 'runs/best.safetensors'."
+            "expected a path in a folder where you may write and that has room, for example "
+            "'runs/best.safetensors'."
         ) from error
 
 

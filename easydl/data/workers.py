@@ -269,7 +269,7 @@ class Reader:
                 return wanted
             reason = f"/dev/shm has room for {2 * room / 2**20:.0f} MB alone"
         warn_user(
-            f"{self.what}: a sample takes {seconds * 1000:.2g} ms to read, and worker processes "
+            f"{self.what}: a sample takes {seconds * 1000:.3g} ms to read, and worker processes "
             f"would help, but {reason:.200}. So the training process reads them, and training "
             "waits. Other ways: open files in __getitem__, draw from torch's global generator, "
             f"or pass DataLoader(dataset, {self.batch_size}, shuffle=True, num_workers={cpus()})."

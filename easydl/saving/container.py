@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 VERSION = 1
 MANIFEST = "manifest.json"
 MEMBERS = ("weights.safetensors", "optimizer.safetensors", "trainer.json")  # in this order
-LARGEST_MANIFEST = 4 * 2**20  # bytes; read as JSON it takes up to 30 times that
+LARGEST_MANIFEST, MOST_PARTS = 4 * 2**20, 200_000  # bytes, and lists in JSON
 COMMENT = b"sha256 of manifest.json: "
 
 _MANY = 0xFFFFFFFF  # "see the zip64 field", which every entry has
@@ -137,7 +137,7 @@ class Reader:
         version = manifest.get("version")
         if type(version) is int and version > VERSION:
             self._refuse(f"it has format version {version}, this easydl reads {VERSION}: update it")
-        if version != VERSION:
+        if version != VERSION or type(version) is not int:
             self._refuse(f"its format version is {version!r:.40}, expected {VERSION}")
         table: Any = manifest.get("members")
         if not _is_table(table):
@@ -222,10 +222,16 @@ def read_json(text: bytes, what: str) -> Any:
             raise ValueError(f"the number {number:.30}")
         return float(number)
 
+    def short(number: str) -> int:  # Python takes minutes for millions of digits
+        if len(number) > 40:
+            raise ValueError(f"a number of {len(number)} digits")
+        return int(number)
+
+    if text.count(b"[") + text.count(b"{") > MOST_PARTS:
+        raise ValueError(f"{what} has more than {MOST_PARTS:,} lists; expected easydl's own.")
+    hooks: dict[str, Any] = {"parse_float": finite, "parse_constant": finite, "parse_int": short}
     try:
-        return json.loads(
-            text.decode(), object_pairs_hook=once, parse_float=finite, parse_constant=finite
-        )
+        return json.loads(text.decode(), object_pairs_hook=once, **hooks)
     except RecursionError:
         reason = "nested too deeply"
     except ValueError as error:

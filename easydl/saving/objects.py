@@ -46,7 +46,7 @@ _RECURRENT = (
     "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional",
 )  # fmt: skip
 _KEPT_AS = {"thresholds": "threshold"}  # constructor argument → attribute, where they differ
-LARGEST_ARRAY, DEEPEST, MOST_LAYERS = 10_000, 100, 1000
+LARGEST_ARRAY, DEEPEST, MOST_LAYERS, MOST_MODULES = 10_000, 100, 1000, 50_000
 
 
 @functools.cache
@@ -257,6 +257,7 @@ class Decoder:
     def __init__(self, custom: dict[str, Any] | None = None) -> None:
         self.custom, self.used = custom or {}, False
         self._made: list[nn.Module] = []
+        self._sizes: dict[int, int] = {}  # modules in each, shared ones as often as they are there
 
     def decode(self, value: Any, depth: int = 0) -> Any:
         """The value that was encoded.
@@ -308,6 +309,10 @@ class Decoder:
             made = _make(kind, arguments)
             if isinstance(made, nn.Module):
                 self._made.append(made)
+                parts = [self._sizes.get(id(part), 1) for part in made._modules.values()]
+                self._sizes[id(made)] = 1 + sum(parts)
+                if self._sizes[id(made)] > MOST_MODULES:
+                    raise ValueError(f"it has more than {MOST_MODULES:,} layers")
             return made
         raise ValueError(f"an entry of the form {form!s:.80}")
 

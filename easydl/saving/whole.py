@@ -131,11 +131,13 @@ def load_model(path: Any, custom_objects: dict[str, Any] | None = None) -> Any:
         try:
             model = restored(manifest, reader, custom_objects, what)
         except Exception as error:
-            reason = str(error) or type(error).__name__
+            reason = str(error)
             if what not in reason:
-                reason = f"{what} cannot be loaded: {reason.splitlines()[0][:340]}."
-                reason += _written_by(manifest)
-            raise ValueError(reason) from None
+                known = isinstance(error, (ValueError, TypeError)) and reason
+                reason = reason.splitlines()[0][:300].rstrip(".") if reason else ""
+                reason = reason if known else f"it fits no model ({type(error).__name__} {reason})"
+                reason = f"{what} cannot be loaded: {reason}. Expected a whole file of model.save."
+            raise ValueError(reason + _written_by(manifest)) from None
     return model
 
 
@@ -164,6 +166,8 @@ def restored(manifest: Any, reader: Reader, custom_objects: Any, what: str) -> A
     state = model.state_dict(keep_vars=True)
     _lay_out(state, manifest["channels_last"])
     for name, first in manifest["tied"].items():
+        if state[name].shape != state[first].shape:
+            raise ValueError(f"it ties {name!r:.60} to a weight of another shape")
         _put(model, _key(model, name), state[first])
     flags = {name: flag for name, flag in manifest["trainable"].items() if type(flag) is bool}
     for name, flag in flags.items():
@@ -325,7 +329,8 @@ def _compile_from_json(decoder: Decoder, model: Any, settings: dict[str, Any]) -
     given = {name: decoder.decode(settings[name]) for name in _SETTINGS}
     device = settings["device"]
     try:
-        choose_device(device)
+        if choose_device(device).type not in ("cpu", "cuda", "mps"):
+            device = "auto"
     except ValueError:
         device = "auto"
     given["optimizer"] = optimizer_from_json(decoder, model, settings["optimizer"])

@@ -173,7 +173,7 @@ def test_load_weights_names_a_file_that_is_not_there(tmp_path):
         MODELS["dense"]().load_weights(tmp_path / "nowhere.safetensors")
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".pt", ".pth", ".keras"])
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".pt", ".pth", ".keras", ".easydl"])
 def test_save_weights_refuses_the_suffix_of_another_format(suffix, tmp_path):
     with pytest.raises(ValueError, match=r"writes safetensors.*'model\.safetensors'"):
         MODELS["dense"]().save_weights(tmp_path / f"model{suffix}")
@@ -187,3 +187,107 @@ def test_weights_wait_until_the_shapes_are_known(verb, tmp_path):
     model = dl.Sequential([dl.Dense(5), dl.Dense(3)])
     with pytest.raises(ValueError, match=f"{verb} was called before the shapes are known"):
         getattr(model, verb)([] if verb == "set_weights" else path)
+
+
+# -- what others wrote -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3, "lr": 0.1},
+        lambda state: {"model": dict(state), "optimizer": {}},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {key: nn.Parameter(v, v.is_floating_point()) for key, v in state.items()},
+    ],
+    ids=["bare", "state_dict", "model", "module.", "parameters"],
+)
+def test_load_weights_takes_files_of_torch(wrap, legacy, tmp_path):
+    network = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+    path = tmp_path / "weights.pt"
+    content = wrap(network.state_dict())
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    model = dl.Model(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)))
+    model.load_weights(path)
+    for ours, theirs in zip(model.state_dict().values(), network.state_dict().values()):
+        assert torch.equal(ours, theirs)
+
+
+def test_load_weights_casts_the_floats_of_others(tmp_path):
+    network = nn.Linear(4, 3)
+    safetensors.torch.save_file(network.half().state_dict(), tmp_path / "w.safetensors")
+    torch.save(network.double().state_dict(), tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        model = dl.Model(nn.Linear(4, 3))
+        model.load_weights(tmp_path / name)
+        assert model.network.weight.dtype == torch.float32
+        assert torch.equal(model.network.weight, network.weight.float())
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.complex64])
+def test_load_weights_refuses_numbers_of_another_kind(kind, tmp_path):
+    state = {"weight": torch.ones(3, 4, dtype=kind), "bias": torch.ones(3)}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(
+        ValueError, match=r"'weight' is torch\.\w+; expected numbers like torch.float"
+    ):
+        dl.Model(nn.Linear(4, 3)).load_weights(tmp_path / "w.pt")
+
+
+def test_a_damaged_file_of_torch_is_refused_by_its_crc(tmp_path):
+    path = tmp_path / "w.pt"
+    network = nn.Linear(40, 30)
+    torch.save(network.state_dict(), path)
+    whole = path.read_bytes()
+    place = whole.index(network.weight.detach().numpy().tobytes()) + 99
+    damaged = bytearray(whole)
+    damaged[place] ^= 1
+    path.write_bytes(damaged)
+    model = dl.Model(nn.Linear(40, 30))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"data/0' is damaged \(CRC-32\)"):
+        model.load_weights(path)
+    np.testing.assert_equal(model.get_weights(), before)
+    path.write_bytes(whole[:-40])
+    with pytest.raises(ValueError, match="cannot be read as weights of torch"):
+        model.load_weights(path)
+
+
+def test_a_changed_number_in_our_file_is_refused_and_in_a_foreign_one_unknowable(tmp_path):
+    model = MODELS["dense"]()
+    model.save_weights(tmp_path / "ours.safetensors")
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "theirs.safetensors")
+    for name in ("ours", "theirs"):
+        path = tmp_path / f"{name}.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged: its numbers do not match the SHA-256"):
+        model.load_weights(tmp_path / "ours.safetensors")
+    model.load_weights(tmp_path / "theirs.safetensors")
+
+
+def test_renamed_weights_of_equal_shape_are_refused(tmp_path):
+    model = dl.Sequential([dl.Dense(4, input_dim=4), dl.Dense(4)])
+    path = tmp_path / "weights.safetensors"
+    model.save_weights(path)
+    content = path.read_bytes()
+    swapped = content.replace(b"0.weight", b"x.weight").replace(b"1.weight", b"0.weight")
+    path.write_bytes(swapped.replace(b"x.weight", b"1.weight"))
+    with pytest.raises(ValueError, match="damaged"):
+        model.load_weights(path)
+
+
+def test_files_left_by_a_killed_save_go_after_an_hour(tmp_path):
+    model = MODELS["dense"]()
+    path = tmp_path / "weights.safetensors"
+    old, young = (tmp_path / f".weights.safetensors.{digit * 32}" for digit in "ab")
+    other = tmp_path / ".weights.safetensors.keep"
+    for file in (old, young, other):
+        file.write_bytes(b"half")
+    for file in (old, other):
+        os.utime(file, (1e9, 1e9))
+    model.save_weights(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, young, other])

@@ -1,0 +1,243 @@
+"""Data larger than memory, and the memory and time that data take: each figure with its goal.
+
+Every training runs in a process of its own. Rates are compared in interleaved rounds, the files
+read from a warm page cache; a ratio is the median of the rounds.
+
+    python benchmarks/data.py [--quick] [--only memory growth rates limit]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from works import WORKS
+
+FEATURES, BATCH = 20, 256
+ROOM = 300 * 10**6  # bytes of private memory (RLIMIT_DATA) above what Python and torch have taken
+
+
+def held(name: str) -> float:
+    """A line of this process's memory status, in MB."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024 / 1e6
+
+
+def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` random rows of 20 float32 in 0 … 255, whole numbers, and two classes."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (count, FEATURES), dtype=np.uint8).astype(np.float32)
+    return x, (x[:, 0] > 127).astype(np.int64)
+
+
+def network():
+    """The small network of growth and rates."""
+    import easydl as dl
+
+    model = dl.Sequential(
+        [dl.Dense(64, "relu", input_dim=FEATURES), dl.Dense(10, "softmax", name="last")]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.learning_rate = 1e-4
+    return model
+
+
+def fit(model, *data) -> float:
+    """Seconds of one epoch."""
+    begin = time.perf_counter()
+    model.fit(*data, batch_size=BATCH, verbose=0)
+    return time.perf_counter() - begin
+
+
+# -- what runs in a process of its own -----------------------------------------------------------
+
+
+def peak(system: str, part: int) -> float:
+    """The most memory (MB) that an epoch of the work "mlp" took, data included."""
+    import importlib
+
+    train = importlib.import_module(f"systems.{system}").start(WORKS["mlp"].smaller(part))
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(1)
+    return held("VmHWM")
+
+
+def under_a_limit(kind: str, folder: str) -> dict[str, float]:
+    """Train on a file that is larger than all private memory that this process may have."""
+    import easydl as dl
+
+    network().fit(*rows(1000), verbose=0)  # what torch loads at its first step
+    if kind == "parquet":
+        import pyarrow.parquet  # noqa: F401
+
+        data = (dl.data.parquet(f"{folder}/large.parquet", target="y"),)
+    else:
+        x = np.load(f"{folder}/large.npy", mmap_mode="r")
+        data = (x, np.load(f"{folder}/labels.npy", mmap_mode="r"))
+    most = int(held("VmData") * 1e6) + ROOM
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    try:
+        np.ones(2 * ROOM, np.uint8)
+        raise SystemExit("the limit does not hold")
+    except MemoryError:
+        pass
+    before = held("RssAnon")
+    seconds = fit(wide(100), *data)
+    return {"seconds": seconds, "grew": held("RssAnon") - before}
+
+
+def wide(features: int):
+    """A network of one layer."""
+    import easydl as dl
+
+    model = dl.Sequential([dl.Dense(2, "softmax", input_dim=features)])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.learning_rate = 1e-4
+    return model
+
+
+def apart(name: str, *arguments) -> float | dict[str, float]:
+    """A function of this file in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--run", name, *map(str, arguments)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{name} {arguments}: {done.stderr.strip()[-600:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# -- what is reported ----------------------------------------------------------------------------
+
+
+def memory(quick: bool, folder: str) -> None:
+    part, found = (5, {}) if quick else (1, {})
+    for system in tqdm(["tuned", "easydl_fit"], desc="peak memory"):
+        found[system] = apart("peak", system, part)
+    more = found["easydl_fit"] - found["tuned"]
+    print(
+        f"peak memory of an epoch of {WORKS['mlp'].rows // part:,} rows of 784: tuned loop "
+        f"{found['tuned']:.0f} MB, easydl {more:+.0f} MB (goal: at most +50)"
+    )
+
+
+def growth(quick: bool, folder: str) -> None:
+    sizes = [10**4, 10**5, 10**6] if quick else [10**4, 10**5, 10**6, 10**7]
+    x, y = rows(sizes[-1])
+    model, times = network(), {size: [] for size in sizes}
+    fit(model, x[:1000], y[:1000])
+    # the smaller, the more often: each about as long as one epoch of 10⁶ rows
+    for turn in tqdm(range(4 if quick else 7), desc="growth"):
+        for size in sizes:
+            if size == 10**7 and turn not in (1, 3, 5):
+                continue
+            repeats = max(200_000 // size, 1)
+            spent = sum(fit(model, x[:size], y[:size]) for _ in range(repeats))
+            times[size].append(spent / repeats / size)
+    base = statistics.median(times[10**5])
+    print(f"seconds per row, {FEATURES} float32, batches of {BATCH}, a fit of one epoch:")
+    for size in sizes:
+        each = statistics.median(times[size])
+        print(
+            f"  {size:>10,} rows: {each * 1e9:6.0f} ns, {each / base:.3f} of 10⁵ (goal: 1 ± 0.05)"
+        )
+
+
+def rates(quick: bool, folder: str) -> None:
+    import easydl as dl
+
+    count = 200_000 if quick else 1_000_000
+    x, y = rows(count)
+    np.save(f"{folder}/x.npy", x)
+    np.save(f"{folder}/u.npy", x.astype(np.uint8))
+    np.save(f"{folder}/y.npy", y)
+    sources = {
+        "in memory": (x, y),
+        "memmap float32": (np.load(f"{folder}/x.npy", mmap_mode="r"),
+                           np.load(f"{folder}/y.npy", mmap_mode="r")),
+        "memmap uint8": (np.load(f"{folder}/u.npy", mmap_mode="r"),
+                         np.load(f"{folder}/y.npy", mmap_mode="r")),
+    }  # fmt: skip
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        print("pyarrow is not installed: Parquet left out")
+    else:
+        table = pa.table({f"x{i}": x[:, i] for i in range(FEATURES)} | {"y": y})
+        pq.write_table(table, f"{folder}/x.parquet", row_group_size=100_000)
+        sources["Parquet"] = (dl.data.parquet(f"{folder}/x.parquet", target="y"),)
+    model, times = network(), {name: [] for name in sources}
+    for data in sources.values():
+        fit(model, *data)
+    for _ in tqdm(range(3 if quick else 7), desc="rates"):
+        for name, data in sources.items():
+            times[name].append(fit(model, *data))
+    print(f"rate of an epoch of {count:,} rows over the rate in memory, from a warm page cache:")
+    for name in list(sources)[1:]:
+        ratios = [a / b for a, b in zip(times["in memory"], times[name])]
+        print(f"  {name}: {statistics.median(ratios):.2f} (goal: at least 0.90)")
+
+
+def limit(quick: bool, folder: str) -> None:
+    count = 2_000_000  # of 100 float32: 800 MB, more than there is room
+    x = np.lib.format.open_memmap(f"{folder}/large.npy", "w+", np.float32, (count, 100))
+    labels = np.zeros(count, np.int64)
+    for start in tqdm(range(0, count, 100_000), desc="writing 800 MB"):
+        x[start : start + 100_000] = rows(500_000)[0].reshape(-1, 100)
+        labels[start : start + 100_000] = x[start : start + 100_000, 0] > 127
+    x.flush()
+    np.save(f"{folder}/labels.npy", labels)
+    kinds = ["memmap"]
+    with contextlib.suppress(ImportError):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        kinds.append("parquet")
+        names = [f"x{i}" for i in range(100)]
+        schema = pa.schema([(n, pa.float32()) for n in names] + [("y", pa.int64())])
+        with pq.ParquetWriter(f"{folder}/large.parquet", schema, compression="none") as writer:
+            for start in range(0, count, 100_000):
+                part = slice(start, start + 100_000)
+                columns = {n: x[part, i] for i, n in enumerate(names)} | {"y": labels[part]}
+                writer.write_table(pa.table(columns, schema))
+    print(f"{x.nbytes / 1e6:.0f} MB with {ROOM / 1e6:.0f} MB of memory to take (RLIMIT_DATA):")
+    for kind in tqdm(kinds, desc="trained under the limit"):
+        result = apart("under_a_limit", kind, folder)
+        print(
+            f"  {kind}: trained in {result['seconds']:.1f} s, private memory grew by "
+            f"{result['grew']:.0f} MB (goal: trains)"
+        )
+
+
+PARTS = {"memory": memory, "growth": growth, "rates": rates, "limit": limit}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("THREADS", "2")))
+    if options.run:
+        name, *arguments = options.run
+        arguments = [int(a) if a.isdigit() else a for a in arguments]
+        print(json.dumps({"peak": peak, "under_a_limit": under_a_limit}[name](*arguments)))
+    else:
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            for part in options.only:
+                PARTS[part](options.quick, folder)
+        print(f"{time.perf_counter() - begin:.0f} s")
