@@ -180,6 +180,20 @@ def test_two_evaluations_differ_where_a_dataset_is_random_and_repeat_by_the_seed
     assert torch.equal(torch.get_rng_state(), torch_before)
 
 
+def test_a_dataset_that_draws_now_and_then_is_the_same_for_any_number_of_workers(forced):
+    class Rarely(Noisy):
+        def __getitem__(self, i):
+            return super().__getitem__(i) if i in (5, 17) else (X[i], Y[i])
+
+    found = []
+    for count in (0, 2):
+        forced(count)
+        before = states()
+        found.append(batches(Rarely()))
+        assert states() == before
+    assert same(*found)
+
+
 # -- beginning amid a pass -------------------------------------------------------------------------
 
 
