@@ -318,7 +318,7 @@ def test_too_few_processes_to_start_is_said_aloud(monkeypatch, forced):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(multiprocessing.get_context("fork").Process, "start", full)
-    with pytest.warns(UserWarning, match="could not be started.*temporarily unavailable"):
+    with pytest.warns(UserWarning, match="2 could not be started.*temporarily unavailable"):
         assert same(batches(Noisy()), expected)
 
 
@@ -431,7 +431,7 @@ def test_a_sample_that_fails_in_workers_alone_is_read_here_aloud(forced):
     forced(0)
     expected = batches(Noisy())
     forced(2)
-    with pytest.warns(UserWarning, match="failed in a worker process.*sample 13: KeyError"):
+    with pytest.warns(UserWarning, match="worker processes failed.*sample 13: KeyError"):
         assert same(batches(Broken(boom, only_in="workers")), expected)
 
 
