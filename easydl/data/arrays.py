@@ -89,7 +89,8 @@ class Arrays:
         if not self.shuffle:
             return None
         generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
-        return torch.randperm(self.samples, generator=generator)
+        dtype = torch.int32 if self.samples < 2**31 else torch.int64  # the same order
+        return torch.randperm(self.samples, generator=generator, dtype=dtype)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Batches of one epoch, on the device; ``goes_on`` tells where they begin."""

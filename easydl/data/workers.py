@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import math
@@ -31,6 +32,7 @@ HANDING_OVER = 0.004  # seconds: a batch that takes less to read than this, abou
 START = 0.1  # seconds of reading that each worker process must have before it: starting and
 # stopping one takes 0.03
 MOST = 16  # worker processes: more hold memory and seldom help
+CHUNK_BYTES = 8 * 2**20  # batches read together in this process, as arrays are gathered
 AHEAD = 2  # batches that each worker makes ahead, torch's default
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiples of it differ in all their bits
 
@@ -44,7 +46,8 @@ class Seeded(Dataset):
 
     ``random``, ``numpy.random`` and torch's CPU generator are seeded for each sample; a Dataset
     that fetches batches (``__getitems__``) has them seeded for each batch, by its first index.
-    In the training process they are afterwards as they were.
+    Seeding takes 6 µs a sample, more than many a sample in memory does, and is left out in the
+    training process until a sample ``draws``.
 
     Attributes:
         seconds: the least time that one sample took, as far as was seen here.
@@ -53,26 +56,27 @@ class Seeded(Dataset):
     def __init__(self, dataset: Any):
         self.dataset = dataset
         self.seconds = math.inf
+        self.draws = False  # whether a sample was seen to draw random numbers
 
     def __getitems__(self, batch: tuple[int, list[int]]) -> list:
-        if get_worker_info() is not None:
-            return self._fetch(*batch)
-        with random_numbers_kept():
-            return self._fetch(*batch)
+        key, rows = batch
+        return self._fetch(key if self.draws or get_worker_info() is not None else None, rows)
 
-    def _fetch(self, key: int, rows: list[int]) -> list:
+    def _fetch(self, key: int | None, rows: list[int]) -> list:
         fetch = getattr(self.dataset, "__getitems__", None)
         start = perf_counter()
         if fetch:
-            seed_by(key + rows[0] * GOLDEN)
+            if key is not None:
+                seed_by(key + rows[0] * GOLDEN)
             samples = fetch(rows)
             self.seconds = min(self.seconds, (perf_counter() - start) / len(rows))
             return samples
-        samples, fetch = [], self.dataset.__getitem__
+        samples, dataset = [], self.dataset
         for row in rows:
-            seed_by(key + row * GOLDEN)
+            if key is not None:
+                seed_by(key + row * GOLDEN)
             try:
-                samples.append(fetch(row))
+                samples.append(dataset[row])
             except Exception as error:
                 text = f"{type(error).__name__}: {error}"
                 raise SampleError(f"sample {row}: {text}") from error
@@ -92,16 +96,15 @@ def seed_by(number: int) -> None:
     torch.default_generator.manual_seed(number)
 
 
-@contextlib.contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """Python's, NumPy's and torch's CPU generators are as before afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.default_generator.set_state(states[2])
+def random_states() -> tuple:
+    """The states of Python's, NumPy's and torch's CPU generators."""
+    return random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+
+
+def same_states(one: tuple, other: tuple) -> bool:
+    """Whether nobody has drawn a number between two calls of ``random_states``."""
+    same = one[0] == other[0] and one[1][2:] == other[1][2:] and torch.equal(one[2], other[2])
+    return same and np.array_equal(one[1][1], other[1][1])
 
 
 class Reader:
@@ -145,7 +148,7 @@ class Reader:
     def first(self, rows: int) -> Iterator[Any]:
         """The first rows as one batch, read here, which also tells how long one takes."""
         plan: Any = [(0, list(range(min(rows, len(self.dataset)))))] if len(self.dataset) else []
-        return self._open(plan, 0)
+        yield from self._here(lambda: list(self._open(plan, 0)))
 
     def look_at(self, rows: list[Tensor]) -> None:
         """Note the size and place of samples from their first ones."""
@@ -155,43 +158,82 @@ class Reader:
     def batches(self, seed: int, number: int, start: int = 0) -> Iterator[Any]:
         """The batches of pass ``number`` from ``start`` on; those before it are never read."""
         count = len(self._bounds()) - 1
-        for batch in range(start, count):
+        batch = start
+        while batch < count:
             if self._place != (seed, number, batch) or (batch == start and self._has_changed()):
                 self.close()
+            if self.num_workers is None:
+                self.num_workers = self._how_many(number)
+            take = functools.partial(self._take, seed, number, batch)
             try:
-                item = self._next(seed, number, batch)
+                items = (
+                    take(1)
+                    if self.num_workers
+                    else self._here(functools.partial(take, min(self._at_once(), count - batch)))
+                )
             except SampleError as error:
                 if not self.num_workers:
                     raise
-                item = self._alone(seed, number, batch, error)
-            self._place = (seed, number, batch + 1)
-            if batch == count - 1:  # the plan goes on in the next pass, or has ended
+                items = self._alone(take, error)
+            batch += len(items)
+            self._place = (seed, number, batch)
+            if batch == count:  # the plan goes on in the next pass, or has ended
                 self._place = (seed, number + 1, 0 if number + 1 < self.passes else -1)
-            yield item
+            yield from items
 
     def close(self) -> None:
         """End the worker processes; the next pass would start them anew."""
         batches, self._batches = self._batches, None
         end_workers(batches)
 
-    def _next(self, seed: int, number: int, batch: int) -> Any:
-        if self._batches is None:
-            if self.num_workers is None:
-                self.num_workers = self._how_many(number)
-            self._batches = self._open(self._plan(seed, number, batch), self.num_workers)
-        return next(self._batches)
+    def _take(self, seed: int, number: int, batch: int, count: int = 1) -> list[Any]:
+        """Some batches from ``batch`` on; fewer where one fails, which does so again when due."""
+        items: list[Any] = []
+        try:
+            for _ in range(count):
+                if self._batches is None:
+                    self._batches = self._open(
+                        self._plan(seed, number, batch), self.num_workers or 0
+                    )
+                items.append(next(self._batches))
+        except Exception:
+            if not items:
+                raise
+            self._batches = None
+        return items
 
-    def _alone(self, seed: int, number: int, batch: int, error: SampleError) -> Any:
+    def _here(self, take: Callable[[], list]) -> list[Any]:
+        """Batches read in this process, whose random numbers are as before afterwards."""
+        before, moved = random_states(), True
+        try:
+            items = take()
+            moved = not same_states(random_states(), before)
+            if moved and not self.samples.draws:  # once more, with seeds
+                self.samples.draws, self._batches = True, None
+                items = take()
+            return items
+        finally:
+            if moved:
+                random.setstate(before[0])
+                np.random.set_state(before[1])
+                torch.default_generator.set_state(before[2])
+
+    def _at_once(self) -> int:
+        """Batches read together in this process: the random states of each would take 0.1 ms."""
+        seconds, size = self.samples.seconds * self.batch_size, self.row_bytes * self.batch_size
+        return max(1, int(min(16, HANDING_OVER / max(seconds, 1e-9), CHUNK_BYTES / max(size, 1))))
+
+    def _alone(self, take: Callable[[], list], error: SampleError) -> list[Any]:
         """A batch that a worker failed at, read here: for the user's own error, or to go on."""
         self.close()
         self.num_workers = 0
-        item = self._next(seed, number, batch)
+        items = self._here(take)
         warn_user(
-            f"batch {batch + 1} of {self.what} failed in a worker process, not in this one, which "
-            f"reads on alone: {str(error).strip().splitlines()[-1]:.200}. Let __getitem__ open "
-            "its files and keep off the GPU, or pass a DataLoader."
+            f"{self.what}: worker processes failed where this one does not, which reads on alone: "
+            f"{str(error).strip().splitlines()[-1]:.200}. Let __getitem__ open its files and keep "
+            "off the GPU, or pass a DataLoader."
         )
-        return item
+        return items
 
     def _open(self, plan: Any, workers: int) -> Any:
         loader = DataLoader(
@@ -208,14 +250,7 @@ class Reader:
                 warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
                 return iter(loader)
         except OSError as error:
-            if not workers:
-                raise
-            warn_user(
-                f"{self.what}: {workers} worker processes could not be started ({error}), so that "
-                "this process reads the samples alone."
-            )
-            self.num_workers = 0
-            return self._open(plan, 0)
+            raise SampleError(f"{workers} could not be started: {error}") from error
 
     def _bounds(self) -> list[int]:
         """Where the batches of a pass begin, and the end."""

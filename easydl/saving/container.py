@@ -239,7 +239,7 @@ def read_json(text: bytes, what: str) -> Any:
     raise ValueError(f"{what} is no valid JSON ({reason}); expected a file that easydl wrote.")
 
 
-def write_atomically(path: Any, content: bytes | Iterable[bytes]) -> None:
+def write_atomically(path: Any, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Write a file so that a crash leaves either the old one or the new one, whole.
 
     What a killed process left beside it is removed by a later call, an hour after.

@@ -45,11 +45,15 @@ def save_weights(model: nn.Module, path: Any) -> None:
         )
     require_built(model, "save_weights")
     content = to_safetensors(model.state_dict())
-    note = {"easydl": MARK + _digest(content, "the weights")}
-    write_atomically(path, to_safetensors(model.state_dict(), note))
+    note = {"__metadata__": {"easydl": MARK + _digest(content, "the weights")}}
+    header = json.dumps(note | _header(content, "the weights")).encode()
+    header += b" " * (-len(header) % 8)
+    start = 8 + int.from_bytes(content[:8], "little")
+    head = len(header).to_bytes(8, "little") + header
+    write_atomically(path, (head, memoryview(content)[start:]))
 
 
-def to_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+def to_safetensors(tensors: dict[str, Tensor]) -> bytes:
     """Tensors of any strides, shared ones too, as the bytes of a safetensors file."""
     whole = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
     seen: set[int] = set()
@@ -58,7 +62,7 @@ def to_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None =
         if place in seen or tensor.untyped_storage().nbytes() != tensor.nbytes:
             whole[key] = tensor.clone()
         seen.add(place)
-    return save(whole, metadata)
+    return save(whole)
 
 
 def _header(content: bytes, what: str) -> dict[str, Any]:
@@ -164,11 +168,10 @@ def load_weights(model: nn.Module, path: Any) -> None:
     else:
         with open(path, "rb") as file:
             head = file.read(8)
-        if head.startswith((b"PK\3\4", b"\x89", b"\x80\x02", b"\x80\x04")):
-            reason = "" if len(head) < 8 else what_is(head)
+        if int.from_bytes(head, "little") > LARGEST_HEADER:  # no length, but another format's name
             raise ValueError(
-                f"{what} is no whole safetensors file ({reason}); expected one of save_weights, or "
-                "a name that ends as its format does: .easydl, .pt or .pth."
+                f"{what} is no whole safetensors file ({what_is(head)}); expected one of "
+                "save_weights, or a name that ends as its format does: .easydl, .pt or .pth."
             )
         tensors = from_safetensors(path.read_bytes(), what)
     own = model.state_dict()

@@ -180,6 +180,20 @@ def test_two_evaluations_differ_where_a_dataset_is_random_and_repeat_by_the_seed
     assert torch.equal(torch.get_rng_state(), torch_before)
 
 
+def test_a_dataset_that_draws_now_and_then_is_the_same_for_any_number_of_workers(forced):
+    class Rarely(Noisy):
+        def __getitem__(self, i):
+            return super().__getitem__(i) if i in (5, 17) else (X[i], Y[i])
+
+    found = []
+    for count in (0, 2):
+        forced(count)
+        before = states()
+        found.append(batches(Rarely()))
+        assert states() == before
+    assert same(*found)
+
+
 # -- beginning amid a pass -------------------------------------------------------------------------
 
 
@@ -304,7 +318,7 @@ def test_too_few_processes_to_start_is_said_aloud(monkeypatch, forced):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(multiprocessing.get_context("fork").Process, "start", full)
-    with pytest.warns(UserWarning, match="could not be started.*temporarily unavailable"):
+    with pytest.warns(UserWarning, match="2 could not be started.*temporarily unavailable"):
         assert same(batches(Noisy()), expected)
 
 
@@ -417,7 +431,7 @@ def test_a_sample_that_fails_in_workers_alone_is_read_here_aloud(forced):
     forced(0)
     expected = batches(Noisy())
     forced(2)
-    with pytest.warns(UserWarning, match="failed in a worker process.*sample 13: KeyError"):
+    with pytest.warns(UserWarning, match="worker processes failed.*sample 13: KeyError"):
         assert same(batches(Broken(boom, only_in="workers")), expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -291,3 +292,18 @@ def test_files_left_by_a_killed_save_go_after_an_hour(tmp_path):
         os.utime(file, (1e9, 1e9))
     model.save_weights(path)
     assert sorted(tmp_path.iterdir()) == sorted([path, young, other])
+
+
+def test_no_length_of_a_header_is_taken_for_another_format(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    model = dl.Model(nn.Linear(4, 3))
+    for length in (0x0280, 0x0480, 0x0189, 0x4B50):  # begin as a pickle, a PNG or a zip does
+        weight = {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}
+        bias = {"dtype": "F32", "shape": [3], "data_offsets": [48, 60]}
+        header = json.dumps({"weight": weight, "bias": bias})
+        numbers = np.arange(15, dtype=np.float32)
+        path.write_bytes(
+            length.to_bytes(8, "little") + header.ljust(length).encode() + numbers.tobytes()
+        )
+        model.load_weights(path)
+        assert model.network.bias.tolist() == [12, 13, 14]
