@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from easydl import saving
-from easydl.callbacks import Callback, History, ProgressBar
+from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, leaves
@@ -294,6 +294,7 @@ class Model(nn.Module):
         validation_freq: int | Sequence[int] = 1,
         *,
         split: str = "tail",
+        checkpoint: Any = None,
     ) -> History:
         """Train; called again, it goes on from where it was.
 
@@ -320,6 +321,8 @@ class Model(nn.Module):
                 ``batch_size`` with ``validation_steps``.
             validation_freq: validate every so many epochs, or after those listed, from 1.
             split: ``"tail"`` (Keras: the last rows), ``"random"`` or ``"stratified"``.
+            checkpoint: a folder to go on from after a crash, by running the same script again; see
+                ``easydl.callbacks.BackupAndRestore``, which can do it every so many batches.
 
         Returns:
             ``History``: ``.history`` (lists of floats by name), ``.epoch``, ``.params``.
@@ -349,6 +352,12 @@ class Model(nn.Module):
             check_positive_int("validation_steps", validation_steps)
         if validation_batch_size is not None:
             check_positive_int("validation_batch_size", validation_batch_size)
+        callbacks = as_list(callbacks)
+        if checkpoint is not None:
+            callbacks.append(BackupAndRestore(checkpoint, delete_checkpoint=False))
+        backup = next((c for c in callbacks if isinstance(c, BackupAndRestore)), None)
+        if backup is not None:
+            backup.look()
         self._use_device()
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source)
@@ -357,6 +366,8 @@ class Model(nn.Module):
         random_rows = split != "tail" and validation_split
         draws = isinstance(source, Arrays) or not source.brings_its_order
         seed = int(torch.randint(2**62, ())) if draws and (shuffle or random_rows) else 0
+        if backup is not None and backup.seed is not None:
+            seed = backup.seed
         source, validation = prepare.hold_out(
             self, source, validation_data, validation_split, split, seed
         )
@@ -371,16 +382,22 @@ class Model(nn.Module):
             )
         self.history = history = History()
         history.waiting = getattr(source, "waiting", [])
-        hooks = self._connect([history, *as_list(callbacks)], verbose, epochs, source.steps)
+        hooks = self._connect([history, *callbacks], verbose, epochs, source.steps)
         ever = any(initial_epoch < number <= epochs for number in validated)
         prepare.check_monitors(hooks, state, ever and validation is not None)
+        source.begun = initial_epoch
+        if backup is not None:
+            backup.prepare(source, validation, hooks, initial_epoch)
         if verbose != 0:
-            prepare.say_what_will_be_done(self, source, validation, epochs - initial_epoch)
+            begin = initial_epoch if backup is None else backup.epoch
+            prepare.say_what_will_be_done(self, source, validation, epochs - begin)
         self.stop_training = False
         self._has_learned = True
         state.speaks = verbose != 0
         with reading(source, validation, epochs=epochs, aloud=verbose != 0):
-            run_epochs(self, source, validation, hooks, epochs, initial_epoch, set(validated))
+            run_epochs(
+                self, source, validation, hooks, epochs, initial_epoch, set(validated), backup
+            )
         return history
 
     @short_traceback
@@ -759,6 +776,7 @@ class Model(nn.Module):
         bar = ProgressBar(verbose)
         if verbose != 0 and not any(isinstance(hook, ProgressBar) for hook in hooks):
             hooks.append(bar)
+        hooks.sort(key=lambda hook: isinstance(hook, BackupAndRestore))  # it restores the others
         for hook in hooks:
             hook.set_model(self)
             hook.set_params({"verbose": verbose, "epochs": epochs, "steps": steps})

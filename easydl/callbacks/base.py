@@ -51,6 +51,7 @@ class Callback:
 
     model: Any = None
     params: dict[str, Any] | None = None
+    keeps: tuple[str, ...] = ()  # the attributes that tell how far it is, for checkpoints
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -65,6 +66,14 @@ class Callback:
     def set_params(self, params: dict[str, Any]) -> None:
         """Called once before any hook with ``{"verbose", "epochs", "steps"}``."""
         self.params = params
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it must know to go on after a crash; numbers, texts, tensors, lists, dicts."""
+        return {name: getattr(self, name) for name in self.keeps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave; called after ``on_train_begin``."""
+        vars(self).update(state)
 
     def on_train_begin(self, logs: Logs = None) -> None:
         """Before the first epoch."""

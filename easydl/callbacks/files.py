@@ -60,6 +60,8 @@ class ModelCheckpoint(Callback):
         saved 03-0.40.safetensors
     """
 
+    keeps = ("best", "_epoch", "_seen", "_batches")
+
     def __init__(
         self,
         filepath: str | os.PathLike[str],
@@ -200,6 +202,8 @@ class CSVLogger(Callback):
         1,0.75,0.4
     """
 
+    keeps = ("_columns", "_rows")
+
     def __init__(
         self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False
     ) -> None:
@@ -241,11 +245,23 @@ class CSVLogger(Callback):
             rows = self._rows
             self._file.seek(0)
             self._file.truncate()
+        self._write(rows)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        assert self._file is not None
         writer = csv.DictWriter(self._file, self._columns, restval="NA", delimiter=self.separator)
         if rows is self._rows:
             writer.writeheader()
         writer.writerows(rows)
         self._file.flush()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        assert self._file is not None
+        self._file.seek(0)
+        self._file.truncate()
+        if self._rows:
+            self._write(self._rows)
 
     def on_train_end(self, logs: Logs = None) -> None:
         if self._file is not None:
@@ -271,6 +287,8 @@ class TensorBoard(Callback):
     Example:
         >>> board = TensorBoard("logs", update_freq=100)  # writes nothing before training
     """
+
+    keeps = ("_batches", "_seen")
 
     def __init__(
         self,

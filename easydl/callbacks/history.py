@@ -35,6 +35,7 @@ class History(Callback):
     """
 
     waiting: list[float] = []
+    keeps = ("history", "epoch", "_epochs")
 
     def __init__(self) -> None:
         self._reset()
@@ -44,6 +45,10 @@ class History(Callback):
         self.epoch: list[int] = []
         self._epochs: dict[str, list[int]] = {}  # name → the epochs its values belong to
         self._logs: Mapping[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        self._take(self._logs)
+        return super().state_dict()
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self._reset()

@@ -45,6 +45,8 @@ class LearningRateScheduler(Callback):
 
     adds = ("learning_rate",)
 
+    keeps = ("_shares",)
+
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         self.schedule = schedule
         self.verbose = verbose
@@ -121,6 +123,8 @@ class ReduceLROnPlateau(Callback):
     """
 
     adds = ("learning_rate",)
+
+    keeps = ("best", "wait", "cooldown_counter")
 
     def __init__(
         self,

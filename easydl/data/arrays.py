@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Arrays:
 
     columns: dict[str, list] = {}  # the names of the columns of "x" and "y", where they are tables
     steps_name = "steps"  # the argument that ``steps`` came from
+    begun = 0  # the epoch in which training began, or began that was interrupted
     goes_on = False  # whether an epoch begins where ``steps`` ended the one before: in training
 
     def __init__(self, inputs: Tree, targets: Tree, weights: Tensor | None):
@@ -92,17 +93,34 @@ class Arrays:
         dtype = torch.int32 if self.samples < 2**31 else torch.int64  # the same order
         return torch.randperm(self.samples, generator=generator, dtype=dtype)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Batches of one epoch, on the device; ``goes_on`` tells where they begin."""
-        if self._batches is None or not self.goes_on:
-            passes = map(self._all_batches, itertools.count(number))
-            self._batches = itertools.chain.from_iterable(passes)
-        return itertools.islice(self._batches, self.steps)
+    def epoch(
+        self, number: int, start: int = 0, ready: Callable[[], None] | None = None
+    ) -> Iterator[Batch]:
+        """Batches of one epoch, on the device; ``goes_on`` tells where they begin.
 
-    def _all_batches(self, number: int) -> Iterator[Batch]:
+        Args:
+            start: leaves out the first batches, without reading them.
+            ready: called when they are left out.
+        """
+        if self._batches is None or not self.goes_on:
+            available = steps_in(self.samples, self.batch_size, self.merge_single)
+            if self.goes_on:
+                number, skipped = place_of(number, start, self.begun, self.steps, available)
+            else:
+                skipped = start
+            rest = self._all_batches(number, skipped)
+            passes = map(self._all_batches, itertools.count(number + 1))
+            self._batches = itertools.chain(rest, itertools.chain.from_iterable(passes))
+        if ready is not None:
+            ready()
+        return itertools.islice(self._batches, (self.steps or 0) - start)
+
+    def _all_batches(self, number: int, skipped: int = 0) -> Iterator[Batch]:
         self._move_if_it_fits()
         order = self.order(number)
-        if order is None and self.samples <= self.batch_size:  # a single row waits for nothing
+        if (
+            order is None and self.samples <= self.batch_size and not skipped
+        ):  # a single row waits for nothing
             yield map_tree(lambda t: t.to(self.device), (self.inputs, self.targets, self.weights))
             return
         tensors = leaves((self.inputs, self.targets))
@@ -112,7 +130,7 @@ class Arrays:
             order = order.to(tensors[0].device)
         row_bytes = max(sum(t[:1].numel() * t.element_size() for t in tensors), 1)
         rows = max(CHUNK_BYTES // (row_bytes * self.batch_size), 1) * self.batch_size
-        start = 0
+        start = skipped * self.batch_size
         while start < self.samples:
             stop = min(start + rows, self.samples)
             if self.merge_single and self.samples - stop == 1:
@@ -143,8 +161,22 @@ class Arrays:
             self.weights = None if self.weights is None else self.weights.to(self.device)
 
 
+def place_of(
+    epoch: int, batch: int, begun: int, steps: int | None, available: int
+) -> tuple[int, int]:
+    """The pass over the data, and the batch in it, where an epoch's batch is.
+
+    Args:
+        begun: the epoch that began with a pass.
+        steps: batches an epoch.
+        available: batches a pass.
+    """
+    passes, batch = divmod((epoch - begun) * (steps or available) + batch, available)
+    return begun + passes, batch
+
+
 def steps_in(
-    samples: int, batch_size: int, merge_single: bool, steps: int | None, name: str
+    samples: int, batch_size: int, merge_single: bool, steps: int | None = None, name: str = "steps"
 ) -> int:
     """The steps of an epoch: all batches, or as many as were asked for by ``name``."""
     merged = merge_single and samples % batch_size == 1 and samples > batch_size

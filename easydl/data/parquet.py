@@ -6,14 +6,14 @@ import bisect
 import contextlib
 import itertools
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from easydl.data.arrays import batches_of, cut_sizes, steps_in
+from easydl.data.arrays import batches_of, cut_sizes, place_of, steps_in
 from easydl.data.convert import leaves, map_tree, to_tensor
 from easydl.data.read import Batch
 from easydl.data.rows import CHUNK_BYTES
@@ -213,13 +213,20 @@ class ParquetStream(Stream):
             (i, g) for i, f in files for g in range(f.num_row_groups) if f.row_group(g).num_rows
         ]
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch, on the device; ``start`` leaves out the first."""
+    def epoch(
+        self, number: int, start: int = 0, ready: Callable[[], None] | None = None
+    ) -> Iterator[Batch]:
+        """As ``Arrays.epoch``; batches that are left out are read, not checked."""
         if self._batches is None or not self.goes_on or start:
             self.close()
+            skipped = start
+            if self.goes_on:
+                available = steps_in(self.parquet.rows, self.batch_size, self.merge_single)
+                number, skipped = place_of(number, start, self.begun, self.steps, available)
             self._batches = self._all_batches(number)
-            start = min(start, self.steps or 0)
-            next(itertools.islice(self._batches, start, start), None)
+            next(itertools.islice(self._batches, skipped, skipped), None)
+        if ready is not None:
+            ready()
         return itertools.islice(self._batches, (self.steps or 0) - start)
 
     def close(self) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from easydl.data.arrays import Arrays
+from easydl.data.arrays import Arrays, place_of
 from easydl.data.convert import leaves, map_tree
 from easydl.data.read import Batch, is_array, unpack
-from easydl.data.workers import Reader, SampleError, end_workers
+from easydl.data.workers import Reader, SampleError, end_workers, random_states
 
 NOTICEABLE = 0.05  # of an epoch: a smaller share of waiting is not spoken of
 
@@ -38,7 +38,7 @@ class Stream:
     samples: int | None = None
     inputs = targets = weights = None
     columns: dict[str, list] = {}
-    steps_name, goes_on = Arrays.steps_name, Arrays.goes_on
+    steps_name, goes_on, begun = Arrays.steps_name, Arrays.goes_on, Arrays.begun
 
     def __init__(self, source: Any, what: str = "x"):
         self.source, self.what = source, what
@@ -55,6 +55,7 @@ class Stream:
         self.reader = Reader(source, what) if mapped else None
         self._iterator: Any = None
         self._aside: Batch | None = None
+        self.before_peek: tuple | None = None  # the random states when the first pass was begun
         self.batching()
 
     def batching(
@@ -116,6 +117,8 @@ class Stream:
                 aside = self._read(0, lambda: DataLoader(self.source, batch_size=rows))
                 first = next(aside, None)
         else:
+            if self._peeked is None:
+                self.before_peek = random_states()
             iterator = self._start(0, 0) if self._peeked is None else self._peeked
             first = next(iterator, None)
             self._peeked = itertools.chain([] if first is None else [first], iterator)
@@ -125,17 +128,19 @@ class Stream:
         cut = lambda t: t[:rows]  # noqa: E731
         return map_tree(cut, x), map_tree(cut, y), None if w is None else w[:rows]
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, number: int, start: int = 0, ready: Callable[[], None] | None = None
+    ) -> Iterator[Batch]:
         """Batches of one epoch, checked on the CPU, then on the device.
 
         ``start`` leaves out the first batches: a Dataset's are not read, those of other sources
-        are read and thrown away.
+        are read and thrown away; then ``ready`` is called.
         """
         if self.reader is not None and self.seed is None:
             self.seed = random.getrandbits(62)
         batches = self._rest
-        if batches is None or start:
-            batches = self._from(number, start)
+        if batches is None or ready is not None or start:
+            batches = self._from(*self._place(number, start), ready)
         self._rest, self._joined, count = None, 0, start
         for batch in self._timed(batches):
             self.place = f"batch {count + 1} of {self.what}"
@@ -210,14 +215,31 @@ class Stream:
                 self.waiting.append(waited / max(perf_counter() - begin, 1e-9))
                 self.waited += waited
 
-    def _from(self, first: int, start: int) -> Iterator[Batch]:
+    def _place(self, number: int, start: int) -> tuple[int, int]:
+        """The pass, and the batch in it, where an epoch's batch is; see ``Arrays.epoch``."""
+        if self._endless and self.reader is not None:
+            available = self.reader.batches_a_pass
+            return place_of(number, start, self.begun, self.steps, available)
+        if self._endless or (self.one_shot and self.steps is not None):  # passes of any length
+            return self.begun, (number - self.begun) * (self.steps or 0) + start
+        return number, start
+
+    def _from(
+        self, first: int, start: int, ready: Callable[[], None] | None = None
+    ) -> Iterator[Batch]:
         """One pass over the source; pass after pass where ``steps`` end the epochs of training."""
+        if ready is not None and not self.one_shot:
+            self._peeked = None  # what an earlier process began is begun again
         for number in itertools.count(first):
             batches = self._start(number, start) if self._peeked is None else self._peeked
+            skipped = start
             if self.reader is None:
                 batches = self._merged(batches) if self.merge_single else batches
-                batches = itertools.islice(batches, start, None)
-            self._peeked, length, start = None, start, 0
+                skipped = sum(1 for _ in itertools.islice(batches, start))
+            self._peeked, length, start = None, skipped, start - skipped
+            if ready is not None and not start:
+                ready()
+                ready = None
             for batch in batches:
                 length += 1
                 yield batch

@@ -145,6 +145,10 @@ class Reader:
         self.merge_single, self.steps = merge_single, steps
         self.close()
 
+    @property
+    def batches_a_pass(self) -> int:
+        return len(self._bounds()) - 1
+
     def first(self, rows: int) -> Iterator[Any]:
         """The first rows as one batch, read here, which also tells how long one takes."""
         plan: Any = [(0, list(range(min(rows, len(self.dataset)))))] if len(self.dataset) else []

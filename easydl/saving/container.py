@@ -25,7 +25,9 @@ from typing import Any, NoReturn
 
 VERSION = 1
 MANIFEST = "manifest.json"
-MEMBERS = ("weights.safetensors", "optimizer.safetensors", "trainer.json")  # in this order
+MEMBERS = (  # in this order
+    "weights.safetensors", "optimizer.safetensors", "trainer.json", "trainer.safetensors"
+)  # fmt: skip
 LARGEST_MANIFEST, MOST_PARTS = 4 * 2**20, 200_000  # bytes, and lists in JSON
 COMMENT = b"sha256 of manifest.json: "
 

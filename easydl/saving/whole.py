@@ -21,7 +21,7 @@ from easydl.saving.optimizer import (
 )
 from easydl.saving.weights import FOREIGN, from_safetensors, require_built, to_safetensors
 
-WEIGHTS, OPTIMIZER, TRAINER = MEMBERS
+WEIGHTS, OPTIMIZER, TRAINER, STATES = MEMBERS
 _SETTINGS = (  # of compile; the optimizer is apart
     "loss", "metrics", "weighted_metrics", "loss_weights", "precision", "jit",
     "steps_per_execution", "clip_norm", "clip_value", "accumulate", "schedule", "strict",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from easydl.callbacks import Callback, TerminateOnNaN
+from easydl.callbacks import BackupAndRestore, Callback, TerminateOnNaN
 from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
 from easydl.data.convert import leaves
@@ -29,10 +29,12 @@ def run_epochs(
     epochs: int = 1,
     initial_epoch: int = 0,
     validated: Container[int] = (1,),
+    backup: BackupAndRestore | None = None,
 ) -> dict[str, float]:
     """Train for some epochs, validating after each; or only evaluate, where ``train`` is ``None``.
 
-    ``validated`` are the epochs, from 1, after which validation runs.
+    ``validated`` are the epochs, from 1, after which validation runs; ``backup``, one of the
+    ``callbacks``, knows where an interrupted training goes on.
 
     Returns the logs of the last epoch. Whatever happens, every module is in its earlier mode
     afterwards and the callbacks' ``on_train_end`` has run.
@@ -47,6 +49,8 @@ def run_epochs(
         if train is not None:
             for callback in callbacks:
                 callback.on_train_begin({})
+            if backup is not None:
+                initial_epoch = epochs if model.stop_training else backup.epoch
         for epoch in range(initial_epoch, epochs):
             logs, meter = {}, Meter(state.heads)
             passes: list[tuple[Any, str]] = []
@@ -63,13 +67,16 @@ def run_epochs(
                 model.train(learning)
                 meter.reset()
                 running = BatchLogs(meter)
+                batch, ready = 0, None
+                if backup is not None and learning:
+                    batch, ready = backup.resume(epoch, meter)
                 begin, end = batch_hooks(callbacks, kind)
                 if not learning:
                     for callback in callbacks:
                         callback.on_test_begin({})
                 with torch.set_grad_enabled(learning):
-                    batch = 0
-                    for x, y, w, step, count in steps_of(model, source, epoch, learning):
+                    batches = source.epoch(epoch, batch, ready)
+                    for x, y, w, step, count in steps_of(model, source, batches, learning):
                         position = f"epoch {epoch + 1}, batch {batch + 1}"
                         for hook in begin:
                             hook(batch, {})
@@ -78,6 +85,8 @@ def run_epochs(
                         batch += count
                         for hook in end:
                             hook(batch - 1, running)
+                        if backup is not None and learning:
+                            backup.after_batch(epoch, batch, count, meter)
                         if model.stop_training and learning:
                             break
                     if learning and state.waiting_batches:
@@ -98,6 +107,8 @@ def run_epochs(
                     state.epoch_scheduler.step()
                 for callback in callbacks:
                     callback.on_epoch_end(epoch, logs)
+                if backup is not None:
+                    backup.after_epoch(epoch)
             if model.stop_training:
                 break
         if train is not None and state.strict:
@@ -126,7 +137,7 @@ def run_epochs(
 
 
 def steps_of(
-    model: Model, source: Any, epoch: int, learning: bool
+    model: Model, source: Any, batches: Iterator[Any], learning: bool
 ) -> Iterator[tuple[Any, Any, Any, Callable, int]]:
     """``(x, y, w, step, count)``: a batch, what is done with it, and how many batches it joins."""
     state = model._compiled
@@ -134,9 +145,9 @@ def steps_of(
         from easydl.training.jit import Jit
 
         state.jitted = state.jitted or Jit(model)
-        return state.jitted.epoch(source.epoch(epoch), source.steps)
+        return state.jitted.epoch(batches, source.steps)
     step = train_step if learning else test_step
-    return ((x, y, w, step, 1) for x, y, w in source.epoch(epoch))
+    return ((x, y, w, step, 1) for x, y, w in batches)
 
 
 def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable], list[Callable]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -67,6 +68,36 @@ class Meter:
             self._update_metrics()
         self._parts, self._pending, self._pending_size = [], [], 0
 
+    @property
+    def is_flushed(self) -> bool:
+        """Whether no batch waits to be summed up."""
+        return not self._parts
+
+    def peek(self) -> dict[str, float]:
+        """Means so far, without a trace: sums cut where somebody looked would round otherwise."""
+        kept = (
+            self._parts, self._pending, self._pending_size, dict(self._sums), dict(self._counts)
+        )  # fmt: skip
+        states = [copy.deepcopy(metric.state) for _, metric in self.named_metrics]
+        try:
+            return self.read()
+        finally:
+            self._parts, self._pending, self._pending_size, self._sums, self._counts = kept
+            for (_, metric), state in zip(self.named_metrics, states):
+                metric.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, for a checkpoint."""
+        self.flush()
+        states = [metric.state for _, metric in self.named_metrics]
+        return {"sums": self._sums, "counts": self._counts, "metrics": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
+            metric.state = sums
+
     def read(self) -> dict[str, float]:
         """Means so far. Waits for the device."""
         self.flush()
@@ -131,13 +162,13 @@ class BatchLogs(Mapping):
         self._meter = meter
 
     def __getitem__(self, name: str) -> float:
-        return self._meter.read()[name]
+        return self._meter.peek()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._meter.read())
+        return iter(self._meter.peek())
 
     def __len__(self) -> int:
-        return len(self._meter.read())
+        return len(self._meter.peek())
 
     def __repr__(self) -> str:
-        return repr(self._meter.read())
+        return repr(self._meter.peek())
