@@ -31,7 +31,7 @@ PUBLIC = {
         get trace_module traced
     """,
     "easydl.callbacks": """
-        CSVLogger Callback EarlyStopping History LambdaCallback LearningRateScheduler
+        BackupAndRestore CSVLogger Callback EarlyStopping History LambdaCallback LearningRateScheduler
         ModelCheckpoint ProgressBar ReduceLROnPlateau TensorBoard TerminateOnNaN get
     """,
     "easydl.constraints": """

@@ -246,7 +246,8 @@ class BackupAndRestore(Callback):
     # -- files --------------------------------------------------------------------------------
 
     def _save(self, epoch: int, batch: int, meter: Any) -> None:
-        model, tensors = self.model, {}
+        model = self.model
+        tensors: dict[str, Tensor] = {}
         self._batches, self.epoch = 0, epoch
         encoder = StateEncoder(tensors)
         trainer = {

@@ -118,9 +118,8 @@ class Arrays:
     def _all_batches(self, number: int, skipped: int = 0) -> Iterator[Batch]:
         self._move_if_it_fits()
         order = self.order(number)
-        if (
-            order is None and self.samples <= self.batch_size and not skipped
-        ):  # a single row waits for nothing
+        # A single row to predict waits for nothing.
+        if order is None and self.samples <= self.batch_size and not skipped:
             yield map_tree(lambda t: t.to(self.device), (self.inputs, self.targets, self.weights))
             return
         tensors = leaves((self.inputs, self.targets))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -78,25 +77,25 @@ class Meter:
         kept = (
             self._parts, self._pending, self._pending_size, dict(self._sums), dict(self._counts)
         )  # fmt: skip
-        states = [copy.deepcopy(metric.state) for _, metric in self.named_metrics]
+        states = [sums_of(metric) for _, metric in self.named_metrics]
         try:
             return self.read()
         finally:
             self._parts, self._pending, self._pending_size, self._sums, self._counts = kept
             for (_, metric), state in zip(self.named_metrics, states):
-                metric.state = state
+                vars(metric).update(state)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, for a checkpoint."""
         self.flush()
-        states = [metric.state for _, metric in self.named_metrics]
+        states = [sums_of(metric) for _, metric in self.named_metrics]
         return {"sums": self._sums, "counts": self._counts, "metrics": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave."""
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
-            metric.state = sums
+            vars(metric).update(sums)
 
     def read(self) -> dict[str, float]:
         """Means so far. Waits for the device."""
@@ -153,6 +152,15 @@ class Meter:
                     metric.update(*head.seen_by(metric, predicted, labels))
                 for _, metric in head.weighted_metrics:
                     metric.update(*head.seen_by(metric, predicted, labels), weights)
+
+
+def sums_of(metric: Any) -> dict[str, Any]:
+    """What a metric has gathered: copies of its dicts and lists; what it was told is no such."""
+    return {
+        name: map_tree(torch.clone, value) if isinstance(value, dict) else list(value)
+        for name, value in vars(metric).items()
+        if isinstance(value, (dict, list))
+    }
 
 
 class BatchLogs(Mapping):

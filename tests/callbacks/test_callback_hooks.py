@@ -20,6 +20,7 @@ CLASSES = [
 def make(kind, folder):
     """One of each class, as a user would make it."""
     arguments = {
+        "BackupAndRestore": (folder / "backup",),
         "CSVLogger": (folder / "log.csv",),
         "LearningRateScheduler": (lambda epoch: 0.1,),
         "ModelCheckpoint": (folder / "{epoch}.safetensors",),
