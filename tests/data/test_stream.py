@@ -127,8 +127,8 @@ def test_every_sample_draws_other_numbers_from_each_generator():
 def test_numpy_and_torch_draw_unlike_each_other():
     class Draws(Noisy):
         def __getitem__(self, i):
-            random_bits = np.random.randint(2**31, dtype=np.uint32)
-            return np.array([random_bits, torch.randint(2**31, ()).item()], "i8"), 0
+            random_bits = np.random.randint(2**27, dtype=np.uint32)
+            return np.array([random_bits, torch.randint(2**27, ()).item()], "i8"), 0
 
     source = Stream(Draws()).batching(BATCH, shuffle=True, seed=0)
     numbers = torch.cat([x for x, *_ in source.epoch(0)])
