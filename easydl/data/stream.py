@@ -191,7 +191,8 @@ class Stream:
         if self.reader.num_workers:
             return (
                 f"{text}{self.reader.num_workers} worker processes make samples as fast as they "
-                "can: smaller files, fewer transforms or a larger network per sample make it less."
+                "can: smaller files, fewer transforms or, on the CPU, fewer threads in training "
+                "(torch.set_num_threads) make it less."
             )
         return text + "arrays (x, y) in memory or a TensorDataset are read without a call a sample."
 

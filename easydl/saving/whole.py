@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from pathlib import Path
 from typing import Any
@@ -156,8 +155,7 @@ def restored(manifest: Any, reader: Reader, custom_objects: Any, what: str) -> A
     tensors = from_safetensors(reader.read(WEIGHTS), what, expected)
     if any(_has_loose_numbers(module) for module in model.modules()):
         # Buffers that no file holds: made by constructors, whose sizes are known by now to fit.
-        with torch.random.fork_rng(devices=[]):
-            model, decoder = _rebuilt(manifest, custom_objects, "cpu")
+        model, decoder = _rebuilt(manifest, custom_objects, "cpu")
     model.load_state_dict(tensors, assign=True)
     for module in model.modules():
         for name, buffer in module._buffers.items():
@@ -206,7 +204,8 @@ def _rebuilt(manifest: Any, custom: Any, device: str = "meta") -> tuple[Any, Dec
     from easydl.model import Model
 
     decoder = Decoder(custom)
-    with torch.device(device), _NoDraws() if device == "meta" else contextlib.nullcontext():
+    draws = _NoDraws() if device == "meta" else torch.random.fork_rng(devices=[])
+    with torch.device(device), draws:
         try:
             model = decoder.decode(manifest["architecture"])
             if not isinstance(model, Model):
@@ -256,21 +255,27 @@ def _put(model: nn.Module, path: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(owner), name, tensor)
 
 
+def _like(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
+
+
 def _is_channels_last(tensor: Tensor) -> bool:
-    return (
-        tensor.dim() == 4
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
+    if tensor.dim() != 4:
+        return False
+    usual, other = (
+        _like(tensor.detach().to("meta"), layout).stride()
+        for layout in (torch.contiguous_format, torch.channels_last)
     )
+    return tensor.stride() == other != usual
 
 
 def _lay_out(state: dict[str, Tensor], channels_last: list[str]) -> None:
     """The memory layout that the weights had: kernels round otherwise in another."""
     for name, tensor in state.items():
-        if tensor.dim() == 4:
+        if tensor.dim() == 4 and (name in channels_last) != _is_channels_last(tensor):
             usual = name not in channels_last
             layout = torch.contiguous_format if usual else torch.channels_last
-            tensor.data = tensor.data.contiguous(memory_format=layout)
+            tensor.data = _like(tensor, layout).copy_(tensor.data)
 
 
 def _has_loose_numbers(module: nn.Module) -> bool:

@@ -124,6 +124,17 @@ def test_every_sample_draws_other_numbers_from_each_generator():
     assert (numbers.mean(0) - 0.5).abs().max() < 0.05
 
 
+def test_numpy_and_torch_draw_unlike_each_other():
+    class Draws(Noisy):
+        def __getitem__(self, i):
+            random_bits = np.random.randint(2**27, dtype=np.uint32)
+            return np.array([random_bits, torch.randint(2**27, ()).item()], "i8"), 0
+
+    source = Stream(Draws()).batching(BATCH, shuffle=True, seed=0)
+    numbers = torch.cat([x for x, *_ in source.epoch(0)])
+    assert len(numbers.unique()) == 2 * ROWS
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_fit_with_dropout_is_the_same_to_the_bit_for_any_number_of_workers(forced, shuffle):
     def trained(count):

@@ -226,8 +226,10 @@ def test_classes_of_the_user_come_back_through_custom_objects(make, tmp_path):
     model, custom = make(), {"Scaled": Scaled, "Two": Two, "ByItem": ByItem}
     model(X)
     path = tmp_path / "m.easydl"
+    before = torch.get_rng_state()
     model.save(path)  # needs no names: they have their own
     other = dl.load_model(path, custom)
+    assert torch.equal(torch.get_rng_state(), before)
     assert_same_weights(model, other)
     assert torch.equal(model(X), other(X))
     with pytest.raises(ValueError, match=r"custom_objects=\{'(Scaled|Two|ByItem)'"):
@@ -397,6 +399,20 @@ def test_convolutions_go_on_to_the_same_bits_in_their_layout(tmp_path):
         dl.seed(3)
         each.fit(x, y, batch_size=8, epochs=3, verbose=0)
     assert_same_weights(model, other)
+
+
+def test_weights_keep_the_layout_that_they_had(tmp_path):
+    bare = cnn().to(memory_format=torch.channels_last)
+    assert back(bare, tmp_path / "bare.easydl").layers[0].weight.stride() == (9, 1, 3, 1)
+    model = cnn()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(4, 1, 8, 8)).sum().backward()
+    optimizer.step()  # an optimizer with a state keeps compile from changing the layout
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    kernel = model.layers[1][1].layers[0].weight
+    assert kernel.is_contiguous()
+    other = back(model, tmp_path / "m.easydl")
+    assert other.layers[1][1].layers[0].weight.stride() == kernel.stride()
 
 
 def test_a_ready_torch_optimizer_with_groups_goes_on(tmp_path):
