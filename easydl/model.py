@@ -145,7 +145,7 @@ class Model(nn.Module):
                 several outputs.
             weighted_metrics: the same, with sample and class weights applied.
             steps_per_execution: with ``jit``, how many steps one call runs; batch hooks run, and
-                nan is found, once a call. ``"auto"``: 16 where a step is small enough to gain.
+                nan is found, once a call. ``"auto"``: 16 small steps, or 4 large.
             device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
             precision: ``"float32"``, or mixed ``"bfloat16"`` or ``"float16"`` by autocast.
             jit: compile whole training steps by ``torch.compile``, once, in some 10 s; falls back
