@@ -380,8 +380,18 @@ class Model(nn.Module):
             prepare.cut_for_a_pass(
                 validation, validation_batch_size, validation_steps, state.device, batch_size
             )
+        fits = 1 if self.history is None else 1 + self.history.arguments.get("fits", 1)
         self.history = history = History()
         history.waiting = getattr(source, "waiting", [])
+        history.arguments = {
+            "fits": fits, "epochs": epochs, "batch_size": batch_size, "shuffle": shuffle,
+            "split": split, "validation_split": validation_split,
+            "validation_data": validation_data is not None, "initial_epoch": initial_epoch,
+            "steps_per_epoch": steps_per_epoch, "class_weight": class_weight is not None,
+            "sample_weight": getattr(source, "weights", None) is not None,
+            "arrays": isinstance(source, Arrays),
+            "callbacks": [type(callback).__name__ for callback in callbacks],
+        }  # fmt: skip
         hooks = self._connect([history, *callbacks], verbose, epochs, source.steps)
         ever = any(initial_epoch < number <= epochs for number in validated)
         prepare.check_monitors(hooks, state, ever and validation is not None)
@@ -685,6 +695,68 @@ class Model(nn.Module):
         from easydl.export import to_torch
 
         return to_torch(self)
+
+    @short_traceback
+    def export(self, path: Any, x: Any = None) -> None:
+        """Write the network, in evaluation mode, for other programs: ``m.pt2`` or ``m.onnx``.
+
+        ``.pt2`` is the file of ``torch.export``, ``.onnx`` that of ONNX (inputs ``x``, outputs
+        ``y``; several are numbered, or called as in their dict). Both take batches of any size.
+        What they compute is compared with the model on 1, 2 and 5 rows, to 1e-5, before the file is
+        moved into its place; ``.onnx`` by onnxruntime, or a warning says that it is not installed.
+
+        Args:
+            path: the file; its suffix says the kind.
+            x: a few rows as for ``predict``; needed for several inputs.
+
+        Raises:
+            ValueError: another suffix, unknown shapes, what torch cannot export.
+            ImportError: ``.onnx`` without onnx and onnxscript: ``pip install 'easydl[onnx]'``.
+        """
+        from easydl.export import export
+
+        export(self, path, x)
+
+    @short_traceback
+    def source(
+        self,
+        seed: int = 0,
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        validation_split: float | None = None,
+        split: str | None = None,
+        shuffle: bool | None = None,
+    ) -> str:
+        """This model and its training as a script of plain PyTorch, without easydl.
+
+        It builds, trains and evaluates. On the same machine it gives the weights, to the bit, that
+        ``easydl.seed(seed)``, this model made anew (its layers in one list) and one ``fit`` give.
+        Write it to a file, put your data into its ``load_data``, and go on from there. Callbacks
+        that look on are left out.
+
+        Args:
+            seed: what ``easydl.seed`` was given before the model was made.
+            epochs, batch_size, validation_split, split, shuffle: as in ``fit``; those of the last
+                ``fit`` by default.
+
+        Returns:
+            the script.
+
+        Raises:
+            ValueError: a part that plain PyTorch has not, by its name; no data seen yet.
+
+        Example:
+            >>> import easydl as dl
+            >>> model = dl.Sequential([dl.Dense(1, input_dim=3)])
+            >>> model.compile("sgd", "mse")
+            >>> history = model.fit(torch.ones(8, 3), torch.ones(8), verbose=0)
+            >>> print(model.source().splitlines()[0].strip('"'))
+            A network and its training in plain PyTorch, written by easydl.
+        """
+        from easydl.export import source
+
+        return source(self, seed, epochs, batch_size, validation_split, split, shuffle)
 
     # -- weights -----------------------------------------------------------------------------
 

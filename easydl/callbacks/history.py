@@ -23,6 +23,7 @@ class History(Callback):
         params: ``{"verbose", "epochs", "steps"}`` of the ``fit``.
         waiting: For each epoch the share of its time, from the first batch on, in which the steps
             waited for data, where they came from a Dataset, DataLoader or generator; else empty.
+        arguments: What ``fit`` was told, as ``model.source`` writes it; empty after ``load_model``.
 
     Example:
         >>> history = History()
@@ -35,6 +36,7 @@ class History(Callback):
     """
 
     waiting: list[float] = []
+    arguments: dict[str, Any] = {}
     keeps = ("history", "epoch", "_epochs")
 
     def __init__(self) -> None:

@@ -22,21 +22,27 @@ def to_torch(model: Model) -> nn.Module:
     Raises:
         ValueError: a subclass with its own ``forward``, which is code only its class has.
     """
+    if has_own_forward(model):
+        raise ValueError(
+            f"{type(model).__name__} has its own forward, which only its class can run; expected a "
+            "Sequential or Model(network). Its layers convert one by one: layer.to_torch()."
+        )
+    if not model.is_built:
+        raise ValueError(
+            "to_torch was called before the shapes are known; expected model.build(shape)."
+        )
+    return _convert(model if model.network is None else model.network)
+
+
+def has_own_forward(model: Model) -> bool:
+    """Whether a subclass computes in code of its own."""
     from easydl.model import Model
     from easydl.sequential import Sequential
 
-    if type(model).forward is Sequential.forward:
-        if not model.is_built:
-            raise ValueError(
-                "to_torch was called before the shapes are known; expected model.build(shape)."
-            )
-        return _convert(model)
-    if model.network is not None and type(model).forward is Model.forward:
-        return _convert(model.network)
-    raise ValueError(
-        f"{type(model).__name__} has its own forward, which only its class can run; expected a "
-        "Sequential or Model(network). Its layers convert one by one: layer.to_torch()."
-    )
+    forward = type(model).forward
+    if forward is Sequential.forward:
+        return False
+    return forward is not Model.forward or model.network is None
 
 
 def _convert(module: Any) -> nn.Module:
@@ -46,7 +52,14 @@ def _convert(module: Any) -> nn.Module:
     if type(module) is not nn.Sequential and type(module).forward is not Sequential.forward:
         return plain(module)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, layer in module.named_children():
+    places: dict[nn.Module, str] = {}  # a layer that stands in several shares its weights in all
+    for name, layer in module._modules.items():
+        first = places.setdefault(layer, name)
+        if first != name:
+            parts[name] = parts[first]
+            if f"{first}_activation" in parts:
+                parts[f"{name}_activation"] = parts[f"{first}_activation"]
+            continue
         activation = getattr(layer, "activation", None)
         if hasattr(layer, "to_torch") and isinstance(activation, nn.Module):
             parts[name] = layer.to_torch()
