@@ -25,7 +25,7 @@ from easydl.callbacks import Callback, History
 from easydl.layers import *  # noqa: F403
 from easydl.layers import __all__ as _layer_names
 from easydl.model import Model
-from easydl.saving import load_model
+from easydl.saving import load_keras, load_model
 from easydl.sequential import Sequential
 from easydl.utils import seed
 
@@ -42,6 +42,7 @@ __all__ = [
     "data",
     "initializers",
     "layers",
+    "load_keras",
     "load_model",
     "losses",
     "metrics",

@@ -1,6 +1,7 @@
 """Models and weights in and out of files: whole or not at all, and never code."""
 
 from easydl.saving.container import write_atomically
+from easydl.saving.keras_model import load_keras
 from easydl.saving.weights import (
     FOREIGN,
     check_same_architecture,
@@ -16,6 +17,7 @@ __all__ = [
     "FOREIGN",
     "check_same_architecture",
     "has_open_shapes",
+    "load_keras",
     "load_model",
     "load_weights",
     "require_built",

@@ -144,8 +144,9 @@ def _is_shape(sizes: Any) -> bool:
 def load_weights(model: nn.Module, path: Any) -> None:
     """Read a file of weights into ``model``; nothing changes unless everything fits.
 
-    A safetensors file of ``save_weights`` or of others, the weights of a ``.easydl`` file, or a
-    ``.pt``/``.pth`` file of torch (see ``read_torch_file``).
+    A safetensors file of ``save_weights`` or of others, the weights of a ``.easydl`` file, a
+    ``.pt``/``.pth`` file of torch (see ``read_torch_file``), or a file of Keras, ``.keras`` or
+    ``.h5`` (see ``keras_weights``). HDF5 is known by its first bytes, whatever its name.
 
     Raises:
         FileNotFoundError: no such file.
@@ -158,6 +159,12 @@ def load_weights(model: nn.Module, path: Any) -> None:
         )
     what = repr(str(path)[-200:])
     require_built(model, "load_weights")
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head == b"\x89HDF\r\n\x1a\n" or path.suffix.lower() in (".keras", ".h5", ".hdf5"):
+        from easydl.saving.keras_weights import load_keras_weights
+
+        return load_keras_weights(model, path)
     if path.suffix.lower() in (".pt", ".pth"):
         from easydl.saving.torchfile import read_torch_file
 
@@ -166,8 +173,6 @@ def load_weights(model: nn.Module, path: Any) -> None:
         with Reader(path) as reader:
             tensors = from_safetensors(reader.read(MEMBERS[0]), what)
     else:
-        with open(path, "rb") as file:
-            head = file.read(8)
         if int.from_bytes(head, "little") > LARGEST_HEADER:  # no length, but another format's name
             raise ValueError(
                 f"{what} is no whole safetensors file ({what_is(head)}); expected one of "

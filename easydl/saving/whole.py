@@ -105,7 +105,7 @@ def load_model(path: Any, custom_objects: dict[str, Any] | None = None) -> Any:
     before memory is taken, every byte with its SHA-256.
 
     Args:
-        path: a file of ``model.save``.
+        path: a file of ``model.save``; a ``.keras`` or ``.h5`` goes to ``load_keras``.
         custom_objects: your classes and functions by the names in the file (their own names).
 
     Returns:
@@ -124,6 +124,10 @@ def load_model(path: Any, custom_objects: dict[str, Any] | None = None) -> Any:
         >>> dl.models.load_model(path).layers
         [Dense(in_features=3, out_features=2, bias=True)]
     """
+    if Path(path).suffix.lower() in (".keras", ".h5", ".hdf5"):
+        from easydl.saving.keras_model import load_keras
+
+        return load_keras(path)
     with Reader(path) as reader:
         what = repr(str(path)[-120:])
         manifest = reader.manifest

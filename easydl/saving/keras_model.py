@@ -1,0 +1,504 @@
+"""Models of Keras's files: the architecture in a closed table of layers, nothing imported or run.
+
+Keras has the channels last, (N, H, W, C); here they come first, so ``Permute`` layers are put where
+a layer of Keras reads the axes in its own order: a Dense on pictures, an LSTM behind a Conv1D.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+
+from easydl import constraints, layers, regularizers
+from easydl.activations import TABLE as ACTIVATIONS
+from easydl.errors import did_you_mean
+from easydl.saving.keras_files import KerasFile
+from easydl.saving.keras_weights import OrderError, sorted_leaves, tensors_for
+
+DEEPEST, MOST_LAYERS = 20, 500
+CHAINS = ("Sequential", "Functional", "Model")
+WINDOW = ("padding", "strides")
+CONVOLUTION = ("kernel_size", *WINDOW, "dilation_rate", "activation", "use_bias")
+RECURRENT = (
+    "units", "activation", "use_bias", "dropout", "recurrent_dropout", "return_sequences",
+    "go_backwards",
+)  # fmt: skip
+GATED = (*RECURRENT, "recurrent_activation")
+POOLS = ("Max", "Average")
+NORM = ("epsilon", "center", "scale", "axis")
+#: class of Keras → the arguments that it shares with the class of the same name here
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "Dense": ("units", "activation", "use_bias"),
+    "Conv1D": ("filters", *CONVOLUTION, "groups"),
+    "Conv2D": ("filters", *CONVOLUTION, "groups"),
+    "Conv3D": ("filters", *CONVOLUTION, "groups"),
+    "Conv2DTranspose": ("filters", *CONVOLUTION),
+    "DepthwiseConv2D": (*CONVOLUTION, "depth_multiplier"),
+    "SeparableConv2D": ("filters", *CONVOLUTION, "depth_multiplier"),
+    **{f"{pool}Pooling{n}D": ("pool_size", *WINDOW) for pool in POOLS for n in (1, 2, 3)},
+    **{f"Global{pool}Pooling{n}D": ("keepdims",) for pool in POOLS for n in (1, 2, 3)},
+    "UpSampling2D": ("size", "interpolation"),
+    "ZeroPadding2D": ("padding",),
+    "Cropping2D": ("cropping",),
+    "BatchNormalization": (*NORM, "momentum"),
+    "LayerNormalization": NORM,
+    "GroupNormalization": (*NORM, "groups"),
+    "Dropout": ("rate",),
+    "SpatialDropout1D": ("rate",),
+    "SpatialDropout2D": ("rate",),
+    "SpatialDropout3D": ("rate",),
+    "GaussianNoise": ("stddev",),
+    "Activation": ("activation",),
+    "ReLU": ("max_value",),
+    "LeakyReLU": ("negative_slope",),
+    "ELU": ("alpha",),
+    "Softmax": ("axis",),
+    "PReLU": ("shared_axes",),
+    "Flatten": (),
+    "Reshape": ("target_shape",),
+    "Permute": ("dims",),
+    "RepeatVector": ("n",),
+    "Embedding": ("input_dim", "output_dim", "mask_zero"),
+    "SimpleRNN": RECURRENT,
+    "LSTM": (*GATED, "unit_forget_bias"),
+    "GRU": GATED,
+    "Bidirectional": ("merge_mode",),
+    "TimeDistributed": (),
+}  # fmt: skip
+#: what must be so, or absent, since nothing here does otherwise
+MUST_BE: dict[str, tuple[Any, ...]] = {
+    "data_format": ("channels_last", None),
+    "return_state": (False,),
+    "stateful": (False,),
+    "reset_after": (True,),
+    "noise_shape": (None,),
+    "output_padding": (None,),
+    "threshold": (0, None),
+    "rms_scaling": (False,),
+    "renorm": (False,),
+    "lora_rank": (None,),
+    "quantization_config": (None,),
+}
+SOFTMAX = ("softmax", "log_softmax")
+ENTRYWISE = ("Dropout", "GaussianNoise", "ReLU", "LeakyReLU", "ELU")
+READ_FIRST = ("Conv", "MaxPooling", "AveragePooling", "Global", "Separable", "Depthwise",
+              "UpSampling", "ZeroPadding", "Cropping", "SpatialDropout")  # fmt: skip
+PENALTIES: dict[str, Callable[..., Any]] = {
+    "L1": regularizers.L1,
+    "L2": regularizers.L2,
+    "L1L2": regularizers.L1L2,
+}
+BOUNDS: dict[str, Callable[..., Any]] = {
+    name: getattr(constraints, name) for name in ("NonNeg", "MaxNorm", "UnitNorm", "MinMaxNorm")
+}
+
+
+@dataclass
+class State:
+    """What is known of the tensor between two layers.
+
+    Attributes:
+        rank: of the tensor with its batch axis.
+        first: whether its channels stand first here; in Keras they never do.
+        timed: whether it is a sequence of pictures, (N, T, C, H, W).
+        turned: put a Permute before every Flatten, instead of sorting the weights behind it.
+        old: whether Keras before 3 wrote the file.
+        functional: ids of the nested models that Keras calls functional.
+    """
+
+    rank: int = 0
+    first: bool = False
+    timed: bool = False
+    turned: bool = False
+    old: bool = False
+    depth: int = 0
+    functional: set[int] = field(default_factory=set)
+
+
+def load_keras(path: Any) -> Any:
+    """The model in a ``.keras`` file, or in an ``.h5`` of a whole model, with its weights.
+
+    Sequential models and functional ones without branches, nested ones too. Nothing in the file is
+    run or imported: layers come from a closed table, Lambda is refused. The model takes pictures
+    as (N, C, H, W) where Keras's takes (N, H, W, C), volumes alike, and signals (N, C, L) where
+    the first layer that looks is a Conv1D or pooling; sequences stay (N, T, F). What comes out is
+    laid out likewise, and else equals Keras's to float tolerance. It is not compiled yet.
+
+    Args:
+        path: a file of Keras's ``model.save``.
+
+    Returns:
+        a built ``Sequential`` with the layers' names; frozen layers stay frozen.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: h5py is not installed.
+        ValueError: a damaged or hostile file, one of weights alone, or a layer that easydl does
+            not have, by its name.
+
+    Example:
+        >>> import easydl as dl
+        >>> dl.load_keras("weights.png")
+        Traceback (most recent call last):
+        FileNotFoundError: no file at 'weights.png'; expected one of Keras.
+    """
+    with KerasFile(path) as file:
+        if file.config is None:
+            raise ValueError(
+                f"{file.what} holds weights without an architecture; expected a file of Keras's "
+                "model.save. Build the model here and write model.load_weights(path)."
+            )
+        try:
+            model, state = _rebuilt(file, turned=False)
+            leaves = sorted_leaves(model, file, state.functional)
+            if leaves and leaves[-1].columns != 1:
+                raise OrderError("the outputs are a flattened picture")
+        except OrderError:
+            model, state = _rebuilt(file, turned=True)
+        except RecursionError:
+            _refuse("its architecture is nested too deeply")
+        tensors = tensors_for(model, file, state.functional)
+    own = model.state_dict()
+    for key, tensor in own.items():  # buffers that Keras has not: second biases, counts of batches
+        if key not in tensors:
+            tensors[key] = torch.zeros(tensor.shape, dtype=tensor.dtype)
+    model.load_state_dict(tensors, assign=True)
+    model._has_learned = True
+    return model
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ValueError(
+        f"the model of Keras cannot be rebuilt: {reason:.300}. Expected a chain of layers that "
+        "easydl has; write the model with easydl's layers, or a torch module of your own in the "
+        "place, and read the weights by model.load_weights(path)."
+    )
+
+
+def _rebuilt(file: KerasFile, turned: bool) -> tuple[Any, State]:
+    """The model on ``meta``, so without memory, and what was learned on the way."""
+    from easydl.saving.whole import _NoDraws
+
+    old = file.groups is not None and not str(file.version).startswith("3.")
+    state = State(turned=turned, old=old)
+    with torch.device("meta"), _NoDraws():
+        try:
+            model = _chain(_entry(file.config), state)
+        except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+            _refuse(f"its architecture is not one that Keras writes ({error!r:.120})")
+    return model, state
+
+
+def _entry(entry: Any) -> tuple[str, dict[str, Any]]:
+    """Class and arguments of a layer, if it is one of Keras's own."""
+    kind, config = entry["class_name"], entry["config"]
+    if isinstance(config, list):  # Sequential before Keras 2.2.3
+        config = {"layers": config, "name": None}
+    module, registered = entry.get("module"), entry.get("registered_name")
+    own = module is None or module == "keras" or str(module).startswith("keras.")
+    who = f"layer {config.get('name') or entry.get('name')!r:.60} ({kind!s:.60})"
+    if not own or registered not in (None, kind):
+        _refuse(f"{who} is of a module {module!s:.60}, not Keras's own; no code is read from files")
+    if kind == "Lambda":
+        _refuse(f"{who} is code, which is never run from a file")
+    if kind not in ARGUMENTS and kind not in CHAINS:
+        known = did_you_mean("layer", str(kind)[:60], ARGUMENTS)
+        _refuse(f"{who}: {known:.160}")
+    return kind, config
+
+
+def _chain(entry: tuple[str, dict[str, Any]], state: State) -> Any:
+    """A Sequential of a Sequential or of a functional model without branches."""
+    from easydl.sequential import Sequential
+
+    kind, config = entry
+    if kind not in CHAINS:
+        _refuse(f"it is a single {kind}")
+    state.depth += 1
+    if state.depth > DEEPEST:
+        _refuse(f"its models are nested more than {DEEPEST} deep")
+    parts = config["layers"] if kind == "Sequential" else _in_line(config)
+    if len(parts) > MOST_LAYERS:
+        _refuse(f"it has more than {MOST_LAYERS:,} layers")
+    shape = _input_shape(config, parts)
+    entries = [_entry(part) for part in parts if part["class_name"] != "InputLayer"]
+    model = Sequential(name=_text(config.get("name")))
+    outermost = state.depth == 1
+    if outermost:
+        if shape is None:
+            _refuse("it does not tell its input's shape, since it was never built")
+        state.rank, state.timed = len(shape) + 1, _is_timed(entries)
+        state.first = _comes_first(entries, state.rank)
+        shape = _turned_shape(shape, state)
+    made = [layer for entry in entries for layer in _layer(*entry, state)]
+    if outermost and state.rank > 3 and not state.first and not state.timed:
+        made += _turn(state, True)
+    names = [layer.name for layer in made if layer.name is not None]
+    if len(set(names)) < len(names):
+        _refuse("two of its layers have the same name")
+    for number, layer in enumerate(made):
+        model.add_module(str(number), layer)
+    if shape is not None and outermost:
+        model.build_layers(tuple(shape))
+    if kind != "Sequential":
+        state.functional.add(id(model))
+    state.depth -= 1
+    return model
+
+
+def _in_line(config: Any) -> list[Any]:
+    """The layers of a functional model in their order, if each has one input and one output."""
+    by_name, sources = {}, {}
+    for part in config["layers"]:
+        name = part["config"].get("name") or part["name"]
+        by_name[name] = part
+        nodes = part["inbound_nodes"]
+        if part["class_name"] == "InputLayer":
+            continue
+        found = _tensors_of(nodes)
+        if len(nodes) != 1 or len(found) != 1:
+            _refuse(
+                f"layer {name!r:.60} ({part['class_name']!s:.40}) joins or is used more than once; "
+                "easydl has Branches, Residual, Add and Concatenate for that"
+            )
+        sources[name] = found[0]
+    outputs = config["output_layers"]
+    outputs = [outputs] if outputs and isinstance(outputs[0], str) else outputs
+    if len(outputs) != 1 or len(by_name) != len(config["layers"]):
+        _refuse(f"it has {len(outputs)} outputs; easydl's chains have one")
+    line: list[Any] = []
+    name = outputs[0][0]
+    while name in sources and len(line) < len(by_name):
+        line.append(by_name[name])
+        name = sources[name]
+    if len(line) + 1 != len(by_name) or by_name[name]["class_name"] != "InputLayer":
+        _refuse(f"its layers are no chain: one branches off near {name!r:.60}")
+    return [by_name[name], *reversed(line)]
+
+
+def _tensors_of(nodes: Any) -> list[str]:
+    """The layers whose tensors a layer reads, in Keras 3's form and in the older one."""
+    found: list[str] = []
+    waiting = [nodes]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if part.get("class_name") == "__keras_tensor__":
+                found.append(part["config"]["keras_history"][0])
+            else:
+                waiting += part.values()
+        elif isinstance(part, list):
+            if part and isinstance(part[0], str):
+                found.append(part[0])
+            else:
+                waiting += part
+    return found
+
+
+def _input_shape(config: Any, parts: list[Any]) -> tuple[int | None, ...] | None:
+    """The shape of one sample, as Keras has it."""
+    first = parts[0]["config"] if parts else {}
+    for source in (first, config):
+        for word in ("batch_shape", "batch_input_shape", "build_input_shape"):
+            shape = source.get(word) if isinstance(source, dict) else None
+            if isinstance(shape, list) and all(n is None or type(n) is int for n in shape):
+                return tuple(shape[1:])
+    return None
+
+
+def _is_timed(entries: list[Any]) -> bool:
+    return bool(entries) and entries[0][0] == "TimeDistributed"
+
+
+def _comes_first(entries: list[Any], rank: int) -> bool:
+    """Whether samples of Keras's rank come with their channels first here."""
+    if rank == 4 and _is_timed(entries):
+        return False
+    if rank != 3:
+        return rank > 3
+    for kind, config in entries:
+        if kind in CHAINS:
+            inner = [part["class_name"] for part in config["layers"]]
+            kind = next((part for part in inner if part != "InputLayer"), kind)
+        if kind.startswith(READ_FIRST):
+            return True
+        if kind not in (*ENTRYWISE, "Activation", "BatchNormalization"):
+            return False
+    return False
+
+
+def _turned_shape(shape: Any, state: State) -> Any:
+    """Keras's sample shape as it is here."""
+    if not state.first:
+        return shape
+    return (shape[0], shape[-1], *shape[1:-1]) if state.timed else (shape[-1], *shape[:-1])
+
+
+def _turn(state: State, first: bool) -> list[Any]:
+    """The Permute that brings the channels first, or last; none where they are there."""
+    if state.rank < 3 or state.first == first:
+        return []
+    state.first = first
+    axes = list(range(1, state.rank))
+    return [layers.Permute([axes[-1], *axes[:-1]] if first else [*axes[1:], axes[0]])]
+
+
+def _layer(kind: str, config: dict[str, Any], state: State) -> list[Any]:
+    """The layers that do what Keras's does; ``state`` follows."""
+    if kind in CHAINS:
+        return [_chain((kind, config), state)]
+    name = _text(config.get("name"))
+    who = f"layer {name!r:.60} ({kind})"
+    for word, allowed in MUST_BE.items():
+        if word in config and config[word] not in allowed:
+            _refuse(f"{who} has {word}={config[word]!r:.60}, which easydl does not have")
+    if state.timed and state.rank > 3 and kind not in (*ENTRYWISE, "TimeDistributed"):
+        if kind != "Activation" or config.get("activation") in SOFTMAX:
+            _refuse(f"{who} reads sequences of more than vectors other than by TimeDistributed")
+    if kind == "GRU" and "reset_after" not in config:
+        _refuse(f"{who} has reset_after=False (Keras before 2.3), which torch does not compute")
+    given = {word: config[word] for word in ARGUMENTS[kind] if word in config}
+    if kind in ("LeakyReLU", "ReLU"):
+        slope = config.get("negative_slope", config.get("alpha", 0)) or 0
+        slope = slope[0] if isinstance(slope, list) else slope
+        if kind == "LeakyReLU":
+            given["negative_slope"] = slope
+        elif slope:
+            _refuse(f"{who} has negative_slope={slope!r:.40}; LeakyReLU has one")
+    before = _adapted(kind, given, config, state, who)
+    cls = getattr(layers, kind)
+    if "activation" in given:
+        given["activation"] = _activation(given["activation"], who, state)
+    for word in ("kernel", "recurrent", "bias", "depthwise", "pointwise", "beta", "gamma", "alpha",
+                 "embeddings"):  # fmt: skip
+        for role, table in (("regularizer", PENALTIES), ("constraint", BOUNDS)):
+            if config.get(f"{word}_{role}") is not None:
+                given[f"{word}_{role}"] = _small(config[f"{word}_{role}"], table, who)
+    if config.get("activity_regularizer") is not None:
+        given["activity_regularizer"] = _small(config["activity_regularizer"], PENALTIES, who)
+    try:
+        layer = cls(**{word: _plain(value) for word, value in given.items()}, name=name)
+    except (ValueError, TypeError) as error:
+        _refuse(f"{who}: {error!s:.230}")
+    if config.get("trainable") is False and list(layer.parameters()):
+        layer.trainable = False
+    return [*before, layer]
+
+
+def _adapted(kind: str, given: Any, config: Any, state: State, who: str) -> list[Any]:
+    """What must come before the layer, with its arguments and the state changed for it."""
+    rank, before = state.rank, []
+    if kind in ("Conv1D", "Conv2D", "Conv3D") or kind.startswith(READ_FIRST):
+        before = _turn(state, True)
+        if kind.startswith("Global") and not config.get("keepdims"):
+            state.rank, state.first = 2, False
+        if kind == "SpatialDropout1D":
+            given["axis"] = 1
+    elif kind in ("BatchNormalization", "LayerNormalization", "GroupNormalization", "Softmax"):
+        axis = given["axis"] = _single(given.get("axis", -1))
+        if axis not in (-1, rank - 1):
+            _refuse(f"{who} has axis={axis!r:.40}; easydl reads the channels alone")
+        given["axis"] = 1 if state.first or (rank == 2 and kind == "BatchNormalization") else -1
+    elif kind == "Activation" and config.get("activation") in SOFTMAX:
+        before = _turn(state, rank > 3)
+    elif kind == "Flatten":
+        before = _turn(state, False) if state.turned else []
+        state.rank, state.first = 2, False
+    elif kind == "PReLU":
+        axes = given.get("shared_axes") or []
+        given["shared_axes"] = [axis % (rank - 1) + 1 for axis in axes] if state.first else axes
+    elif kind in ("Reshape", "Permute", "RepeatVector", "Embedding", "TimeDistributed"):
+        if kind == "TimeDistributed":
+            if rank > 3 and state.first and not state.timed:
+                _refuse(f"{who} reads volumes step by step, whose channels come first here")
+            before = [] if rank > 3 else _turn(state, False)
+            given["layer"] = _inner(config, state, who)
+            state.timed = state.rank > 3
+            return before
+        before = _turn(state, False)
+        if kind != "Permute":
+            state.rank = {"Reshape": len(config.get("target_shape", [])) + 1, "RepeatVector": 3,
+                          "Embedding": rank + 1}.get(kind, rank)  # fmt: skip
+    elif kind in ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "Dense"):
+        before = _turn(state, False)
+        if kind == "Bidirectional":
+            given["layer"] = _both_ways(config, state, who)
+        elif kind != "Dense":
+            state.rank = 3 if config.get("return_sequences") else 2
+    return before
+
+
+def _inner(config: Any, state: State, who: str) -> Any:
+    """The layer at every step of a TimeDistributed, if its axes need no turning."""
+    inside = State(rank=state.rank - 1, old=state.old, depth=state.depth + 1)
+    inside.functional = state.functional
+    inside.first = state.first and state.rank > 4
+    inside.timed, inside.turned = False, state.turned
+    made = _layer(*_entry(config["layer"]), inside)
+    if len(made) != 1:
+        _refuse(f"{who} holds a layer that reads other axes than the one before gives")
+    state.rank, state.first = inside.rank + 1, inside.first
+    return made[0]
+
+
+def _both_ways(config: Any, state: State, who: str) -> Any:
+    kind, inner = _entry(config["layer"])
+    if kind not in ("LSTM", "GRU", "SimpleRNN") or inner.get("go_backwards"):
+        _refuse(f"{who} holds a {kind}; easydl reads an LSTM, GRU or SimpleRNN both ways")
+    back = config.get("backward_layer")
+    if back is not None:
+        same = {word: inner.get(word) for word in ARGUMENTS[kind] if word != "go_backwards"}
+        other_kind, other = _entry(back)
+        if other_kind != kind or any(other.get(word) != value for word, value in same.items()):
+            _refuse(f"{who} holds two layers with different settings")
+    if config.get("merge_mode") is None:
+        _refuse(f"{who} has merge_mode=None, which gives two tensors")
+    (layer,) = _layer(kind, inner, state)
+    return layer
+
+
+def _activation(spec: Any, who: str, state: State) -> Any:
+    """A name, or a layer that was given as activation."""
+    if isinstance(spec, dict) and spec.get("class_name") in ("ReLU", "LeakyReLU", "ELU", "PReLU"):
+        if spec["class_name"] != "PReLU":
+            return _layer(*_entry(spec), State(2))[0]
+    if spec is None or spec in ("linear", "relu"):
+        return spec
+    if not isinstance(spec, str) or spec not in ACTIVATIONS:
+        _refuse(f"{who} has the activation {spec!s:.80}, which easydl does not have")
+    if spec == "hard_sigmoid" and state.old:
+        _refuse(f"{who} has the hard_sigmoid of Keras 2, 0.2 x + 0.5; torch's is x/6 + 0.5")
+    return spec
+
+
+def _small(spec: Any, table: Mapping[str, Callable[..., Any]], who: str) -> Any:
+    """A regularizer or constraint."""
+    kind, given = (spec.get("class_name"), spec.get("config")) if isinstance(spec, dict) else (0, 0)
+    if kind not in table or not isinstance(given, dict):
+        _refuse(f"{who} has {spec!s:.80}; easydl knows {', '.join(table)}")
+    numbers = {
+        word: value
+        for word, value in given.items()
+        if word != "axis" and isinstance(value, (int, float)) and math.isfinite(value)
+    }
+    try:
+        return table[kind](**numbers)
+    except (ValueError, TypeError) as error:
+        _refuse(f"{who}: {error!s:.200}")
+
+
+def _single(axis: Any) -> Any:
+    return axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
+
+
+def _plain(value: Any) -> Any:
+    """Lists of whole numbers as tuples."""
+    return tuple(_plain(item) for item in value) if isinstance(value, list) else value
+
+
+def _text(name: Any) -> str | None:
+    return name.replace(".", "_") if isinstance(name, str) and name else None
