@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ import torch
 from torch import Tensor
 
 from easydl.callbacks.base import Callback, Logs
+from easydl.callbacks.files import check_writable
 from easydl.callbacks.progress import ProgressBar, say
-from easydl.data.workers import random_states
+from easydl.data.stream import Stream
+from easydl.data.workers import random_states, set_random_states
 from easydl.errors import check_positive_int, warn_user
 from easydl.saving.container import Reader, pack, read_json, write_atomically
 from easydl.saving.objects import Decoder, Encoder
@@ -53,8 +54,7 @@ class BackupAndRestore(Callback):
 
     Raises:
         ValueError: Before training, for a checkpoint of another model, optimizer, data length or
-            batch size, naming the difference.
-        OSError: Before training, where the folder cannot be written or has no room.
+            batch size, naming the difference; where the folder cannot be written or has no room.
 
     Example:
         >>> import easydl as dl, tempfile
@@ -84,23 +84,34 @@ class BackupAndRestore(Callback):
         self.epoch = self.batch = 0  # where training begins
         self.seed: int | None = None  # of the interrupted fit
         self._found: dict[str, Any] | None = None
+        self._ended = False  # whether the newest checkpoint is the end of the training
+        self.sources: tuple = ()  # of training and validation
+        self._kept: list[Path] = []  # the checkpoints that are known to be whole
 
     # -- before training ----------------------------------------------------------------------
 
     def look(self) -> None:
         """Find the newest whole checkpoint; sets ``seed``."""
         self._found, self.seed, self.epoch, self.batch = None, None, 0, 0
+        self._ended, self._kept = False, []
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"checkpoint={str(self.folder)!r:.200} is a file; expected "
                                      "a folder, which is made when missing.")  # fmt: skip
-        for path in reversed(self._files()):
+        files = self._files()
+        for path in reversed(files):
             try:
                 self._found = read(path)
-            except (ValueError, OSError) as error:
+                break
+            except Exception as error:
                 warn_user(f"the checkpoint {path.name} is passed over: {error!s:.300}")
-                continue
-            self.seed = self._found["seed"]
-            break
+        if self._found is not None:
+            self.seed, self._kept = self._found["seed"], [self._found["path"]]
+        elif files:
+            raise ValueError(
+                f"none of the checkpoints in {str(self.folder)[-200:]!r} can be read, as the "
+                "warnings say; expected a whole one. To begin anew, delete the folder or write "
+                "another."
+            )
 
     def prepare(self, train: Any, validation: Any, callbacks: list[Callback], first: int) -> None:
         """Compare with what ``fit`` is about to do, and try the folder.
@@ -110,68 +121,84 @@ class BackupAndRestore(Callback):
         """
         model, state = self.model, self.model._compiled
         self.sources, self.epoch = (train, validation), first
+        for source in self.sources:
+            if isinstance(source, Stream):
+                source.starts_anew = True
         silent = (ProgressBar, BackupAndRestore)
         self.callbacks = [c for c in callbacks if not isinstance(c, silent)]
-        own = {
+        manifest, _ = self._model_parts()
+        settings = manifest.get("compile") or {}
+        optimizer = settings.get("optimizer")
+        if not isinstance(optimizer, dict) or "ready" in optimizer:  # whose groups change
+            known = (bool, int, float, str, tuple)
+            defaults = state.optimizer.defaults.items()
+            optimizer = {key: value for key, value in defaults if isinstance(value, known)}
+        plan = {
             "samples": train.samples,
             "batch_size": train.batch_size,
             "steps": train.steps,
             "shuffle": train.shuffle,
+            "validation samples": getattr(validation, "samples", None),
             "initial_epoch": first,
             "accumulate": state.accumulate,
             "precision": state.precision,
+            "clip_norm": state.clip_norm,
+            "clip_value": state.clip_value,
+            "names": model.metrics_names,
             "callbacks": [type(callback).__name__ for callback in self.callbacks],
             "optimizer": type(state.optimizer).__name__,
-            **{
-                f"optimizer's {key}": value
-                for key, value in state.optimizer.defaults.items()
-                if isinstance(value, (int, float, str, tuple))
-            },
+            "settings": optimizer,
+            "network": re.sub(" at 0x[0-9a-f]+", "", repr(model)).splitlines(),
+            "architecture": manifest.get("architecture"),
+            "loss": settings.get("loss"),
+            "schedule": settings.get("schedule"),
         }
-        self._plan = json.loads(json.dumps(own))
+        self._plan = json.loads(json.dumps(plan))
         if self._found is not None:
             what = f"the checkpoint {self._found['path'].name}"
             check_same_architecture(model.state_dict(), self._found["weights"], what)
-            theirs, self.epoch = self._found["plan"], self._found["epoch"]
-            names = [name for name in self._plan if theirs.get(name) != self._plan[name]]
-            if names:
-                differences = ", ".join(
-                    f"{name} {theirs.get(name)!r:.40} there, {self._plan[name]!r:.40} here"
-                    for name in names[:4]
-                )
+            self.epoch = self._found["epoch"]
+            found = list(differences(self._found["plan"], self._plan))
+            if found:
                 raise ValueError(
                     f"{what} in {str(self.folder)[-120:]!r} is of another training: "
-                    f"{differences}. Expected the same script; write another folder, or delete "
-                    "this one to begin anew."
+                    f"{', '.join(found[:3])}. Expected the same script; write another folder, or "
+                    "delete this one to begin anew."
                 )
-        self._model_parts()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        probe = self.folder / f".try-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-        needed = (KEPT + 1) * 3 * sum(tensor.nbytes for tensor in model.state_dict().values())
-        free = shutil.disk_usage(self.folder).free
+        size = 3 * sum(tensor.nbytes for tensor in model.state_dict().values())
+        check_writable(str(self.folder / "epoch"), size)
+        free, needed = shutil.disk_usage(self.folder).free, (KEPT + 1) * size
         if free < needed:
-            raise OSError(
+            raise ValueError(
                 f"checkpoint={str(self.folder)[-200:]!r} has {free:,} bytes of room; expected "
                 f"about {needed:,} for {KEPT + 1} checkpoints. Free some, or write another folder."
             )
+        for path in self.folder.iterdir():
+            if NAME.match(path.name[1:]) and path.name[0] == ".":  # of a save that was killed
+                path.unlink(missing_ok=True)
 
     # -- while training -----------------------------------------------------------------------
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self._saved_at, self._batches = time.monotonic(), 0
-        found = self._found
+        found, self._pause, self._batches = self._found, SECONDS, 0
+        self._saved_at = time.monotonic()
         if found is None:
+            if self.sources:
+                self._save(self.epoch, 0, None)  # what cannot be kept, or where, is found out here
             return
         self.epoch, self.batch = found["epoch"], found["batch"]
         self._put_back()
+        self._ended = self.model.stop_training or self.epoch >= self._epochs
         place = f"epoch {self.epoch + 1}"
         if self.batch:
             place += f", batch {self.batch + 1}"
-        if self.model.stop_training:
-            place = "its end: training had stopped"
-        if self.model._compiled.speaks:
+        if self._ended:
+            warn_user(
+                f"nothing is left to train: {found['path'].name} in {str(self.folder)[-120:]!r} is "
+                "the end of this training, whose weights and history are back. To train anew, "
+                "delete the folder or write another."
+            )
+        elif self.model._compiled.speaks:
             say(f"going on from {found['path'].name}: {place}")
 
     def _put_back(self) -> None:
@@ -183,70 +210,65 @@ class BackupAndRestore(Callback):
         frozen = set(found["frozen"])
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in frozen)
-        restore_training_state(model, found["training"], found["optimizer"])
+        known = "architecture" in found["manifest"]
+        restore_training_state(model, found["training"], found["optimizer"], known)
         model.stop_training = found["stop"]
-        for source, seed in zip(self.sources, found["seeds"]):
-            if source is not None:
-                source.seed = seed
         for callback, state in zip(self.callbacks, found["callbacks"]):
             callback.load_state_dict(state)
         set_random_state(found["random"])
 
-    def resume(self, epoch: int, meter: Any) -> tuple[int, Callable[[], None] | None]:
-        """Batches of this epoch that are done, and what to call once the source has left them out.
+    def resume(self, epoch: int, meter: Any) -> int:
+        """How many batches of this epoch are done.
 
         Called where an epoch's batches begin, after the hooks of its begin, whose effects on the
-        state are taken back.
+        state are taken back amid an epoch.
         """
-        found = self._found
-        if found is None or epoch != found["epoch"]:
-            self._random_at_epoch = self._now()
-            return 0, None
+        found, self._found = self._found, None
+        if found is None:
+            return 0
         if self.batch:
+            self._found = found
             self._put_back()
-            meter.load_state_dict(found["meter"])
-            self._random_at_epoch = found["random_at_epoch"]
-            set_random_state(self._random_at_epoch)
-        else:
-            self._random_at_epoch = self._now()
-        self._found = None
-        return self.batch, lambda: set_random_state(found["random"]) if found["batch"] else None
-
-    def _now(self) -> dict[str, Any]:
-        """The random states that the order of this epoch's batches follows from."""
-        begun = getattr(self.sources[0], "before_peek", None)
-        if begun is not None:
-            self.sources[0].before_peek = None
-        return random_state(begun)
+            self._found = None
+            meter.load_state_dict(found["meter"], self.model.device)
+        now = random_states()
+        for source, state in zip(self.sources, found["sources"]):
+            if source is not None:
+                source.load_state_dict(state)
+        set_random_states(now)
+        return self.batch
 
     def after_batch(self, epoch: int, batch: int, count: int, meter: Any) -> None:
         """Save where it is time: ``batch`` of the epoch are done, ``count`` of them just now."""
         self._batches += count
-        if self.model._compiled.waiting_batches:
-            return  # a gradient is half summed up
+        ahead = getattr(self.sources[0], "given", batch) > batch
+        if self.model._compiled.waiting_batches or ahead or self.model.stop_training:
+            return  # a gradient is half summed up, batches were read ahead, or the epoch ends here
         if self.every is None:
-            late = time.monotonic() - self._saved_at > SECONDS
-            if not late or not meter.is_flushed:  # sums are not cut by the clock, only put off
-                return
-        elif self._batches < self.every:
-            return
-        self._save(epoch, batch, meter)
+            due = time.monotonic() - self._saved_at > self._pause
+        else:
+            due = self._batches >= self.every
+        if due:
+            self._save(epoch, batch, meter)
 
     def after_epoch(self, epoch: int) -> None:
-        """Save after the callbacks' ``on_epoch_end``; with ``save_freq=n``, so does the batch."""
+        """Save after the callbacks' ``on_epoch_end``."""
         self._save(epoch + 1, 0, None)
 
     def on_train_end(self, logs: Logs = None) -> None:
         self._found = None
-        ended = self.model.stop_training or self.epoch >= (self.params or {}).get("epochs", 0)
-        if self.delete_checkpoint and ended:
+        if self.delete_checkpoint and self._ended:
             for path in self._files():
                 path.unlink(missing_ok=True)
+
+    @property
+    def _epochs(self) -> int:
+        return (self.params or {}).get("epochs", 0)
 
     # -- files --------------------------------------------------------------------------------
 
     def _save(self, epoch: int, batch: int, meter: Any) -> None:
-        model = self.model
+        model, begin = self.model, time.monotonic()
         tensors: dict[str, Tensor] = {}
         self._batches, self.epoch = 0, epoch
         encoder = StateEncoder(tensors)
@@ -254,7 +276,7 @@ class BackupAndRestore(Callback):
             "epoch": epoch,
             "batch": batch,
             "seed": self.sources[0].seed,
-            "seeds": [None if source is None else source.seed for source in self.sources],
+            "sources": [source and source.state_dict() for source in self.sources],
             "plan": self._plan,
             "stop": model.stop_training,
             "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
@@ -263,25 +285,32 @@ class BackupAndRestore(Callback):
                 for name, module in model.named_modules()
                 if "trainable" in module.__dict__
             },
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
             "meter": None if meter is None else meter.state_dict(),
             "random": random_state(),
-            "random_at_epoch": self._random_at_epoch if batch else None,
         }
+        states = [
+            encoder.encode(callback.state_dict(), f"{type(callback).__name__}.state_dict()")
+            for callback in self.callbacks
+        ]
+        trainer = encoder.encode(trainer, "the training")
         manifest, members = self._model_parts()
-        text = json.dumps(encoder.encode(trainer, "the state of a callback"), allow_nan=False)
+        text = json.dumps({"trainer": trainer, "callbacks": states}, allow_nan=False)
         members |= {TRAINER: text.encode(), STATES: to_safetensors(tensors)}
-        name = f"epoch{epoch:05d}-batch{batch:08d}.easydl"
-        write_atomically(self.folder / name, pack(manifest, members))
-        for old in self._files()[:-KEPT]:
+        path = self.folder / f"epoch{epoch:05d}-batch{batch:08d}.easydl"
+        write_atomically(path, pack(manifest, members))
+        self._kept = [old for old in self._kept if old != path][1 - KEPT :] + [path]
+        for old in set(self._files()) - set(self._kept):
             old.unlink(missing_ok=True)
+        self._ended = not batch and (model.stop_training or epoch >= self._epochs)
         self._saved_at = time.monotonic()
+        self._pause = max(SECONDS, 20 * (self._saved_at - begin))  # 5 % of the time at most
 
     def _model_parts(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Manifest and members of ``model.save``, or the weights where it cannot be saved so."""
         with contextlib.suppress(ValueError):
-            return contents(self.model)
-        training, state = training_state(Encoder(), self.model)
+            manifest, members = contents(self.model)
+            return manifest | {"history": None}, members  # the callbacks' states have it
+        training, state = training_state(Encoder(), self.model, known=False)
         weights = to_safetensors(self.model.state_dict())
         return {"training": training}, {WEIGHTS: weights, OPTIMIZER: to_safetensors(state)}
 
@@ -295,7 +324,7 @@ class BackupAndRestore(Callback):
 
 
 class StateEncoder(Encoder):
-    """An ``Encoder`` that puts tensors aside, whatever their size."""
+    """An ``Encoder`` of numbers and texts alone that puts tensors and arrays aside."""
 
     def __init__(self, tensors: dict[str, Tensor]):
         super().__init__()
@@ -305,7 +334,15 @@ class StateEncoder(Encoder):
         if isinstance(value, Tensor):
             self.tensors[name := str(len(self.tensors))] = value
             return {"stored": name}
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            return {"array": self.encode(torch.from_numpy(value.copy()), where)}
         return super().encode(value, where)
+
+    def _object(self, value: Any, where: str) -> Any:
+        raise ValueError(
+            f"{where[:200]} holds {value!r:.100}, which no checkpoint can keep; expected numbers, "
+            "texts, tensors, arrays, and lists, tuples and dicts of them."
+        )
 
 
 class StateDecoder(Decoder):
@@ -316,6 +353,8 @@ class StateDecoder(Decoder):
     def decode(self, value: Any, depth: int = 0) -> Any:
         if isinstance(value, dict) and list(value) == ["stored"]:
             return self.tensors[value["stored"]]
+        if isinstance(value, dict) and list(value) == ["array"]:
+            return self.decode(value["array"], depth + 1).numpy()
         return super().decode(value, depth)
 
 
@@ -328,30 +367,34 @@ def read(path: Path) -> dict[str, Any]:
         weights, optimizer, states = (
             from_safetensors(reader.read(name), what) for name in (WEIGHTS, OPTIMIZER, STATES)
         )
-        trainer = StateDecoder(states).decode(read_json(reader.read(TRAINER), what))
+        decoder, given = StateDecoder(states), read_json(reader.read(TRAINER), what)
         training = Decoder().decode(reader.manifest["training"])
-    return trainer | {
-        "path": path, "weights": weights, "optimizer": optimizer, "training": training
+    return decoder.decode(given["trainer"]) | {
+        "path": path, "weights": weights, "optimizer": optimizer, "training": training,
+        "callbacks": decoder.decode(given["callbacks"]), "manifest": reader.manifest,
     }  # fmt: skip
 
 
-def random_state(states: tuple | None = None) -> dict[str, Any]:
+def differences(there: Any, here: Any, where: str = "") -> Iterator[str]:
+    """Where two JSON values differ, in words."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**there, **here}:
+            inner = f"{where}.{key}" if where else key
+            yield from differences(there.get(key), here.get(key), inner)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for number, pair in enumerate(zip(there, here)):
+            yield from differences(*pair, f"{where}[{number}]")
+    elif there != here:
+        yield f"{where[:100]} {there!r:.60} there, {here!r:.60} here"
+
+
+def random_state() -> dict[str, Any]:
     """Python's, NumPy's and torch's random states, of every CUDA device in use too."""
-    (version, numbers, gauss), (kind, keys, *rest), here = states or random_states()
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return {
-        "python": (version, torch.tensor(numbers), gauss),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
-        "torch": here,
-        "cuda": torch.cuda.get_rng_state_all() if cuda else [],
-    }
+    return {"cpu": random_states(), "cuda": torch.cuda.get_rng_state_all() if cuda else []}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers.tolist()), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
+    set_random_states(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

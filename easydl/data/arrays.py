@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -93,14 +93,19 @@ class Arrays:
         dtype = torch.int32 if self.samples < 2**31 else torch.int64  # the same order
         return torch.randperm(self.samples, generator=generator, dtype=dtype)
 
-    def epoch(
-        self, number: int, start: int = 0, ready: Callable[[], None] | None = None
-    ) -> Iterator[Batch]:
+    def state_dict(self) -> dict[str, Any]:
+        """What ``epoch`` must know, beside its arguments, to go on after a crash."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave."""
+        self.seed = state["seed"]
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch, on the device; ``goes_on`` tells where they begin.
 
         Args:
             start: leaves out the first batches, without reading them.
-            ready: called when they are left out.
         """
         if self._batches is None or not self.goes_on:
             available = steps_in(self.samples, self.batch_size, self.merge_single)
@@ -111,8 +116,6 @@ class Arrays:
             rest = self._all_batches(number, skipped)
             passes = map(self._all_batches, itertools.count(number + 1))
             self._batches = itertools.chain(rest, itertools.chain.from_iterable(passes))
-        if ready is not None:
-            ready()
         return itertools.islice(self._batches, (self.steps or 0) - start)
 
     def _all_batches(self, number: int, skipped: int = 0) -> Iterator[Batch]:

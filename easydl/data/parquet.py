@@ -6,7 +6,7 @@ import bisect
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -213,9 +213,7 @@ class ParquetStream(Stream):
             (i, g) for i, f in files for g in range(f.num_row_groups) if f.row_group(g).num_rows
         ]
 
-    def epoch(
-        self, number: int, start: int = 0, ready: Callable[[], None] | None = None
-    ) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """As ``Arrays.epoch``; batches that are left out are read, not checked."""
         if self._batches is None or not self.goes_on or start:
             self.close()
@@ -225,8 +223,6 @@ class ParquetStream(Stream):
                 number, skipped = place_of(number, start, self.begun, self.steps, available)
             self._batches = self._all_batches(number)
             next(itertools.islice(self._batches, skipped, skipped), None)
-        if ready is not None:
-            ready()
         return itertools.islice(self._batches, (self.steps or 0) - start)
 
     def close(self) -> None:

@@ -17,7 +17,15 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from easydl.data.arrays import Arrays, place_of
 from easydl.data.convert import leaves, map_tree
 from easydl.data.read import Batch, is_array, unpack
-from easydl.data.workers import Reader, SampleError, end_workers, random_states
+from easydl.data.workers import (
+    Reader,
+    SampleError,
+    end_workers,
+    generators_of,
+    random_states,
+    set_random_states,
+)
+from easydl.errors import warn_user
 
 NOTICEABLE = 0.05  # of an epoch: a smaller share of waiting is not spoken of
 
@@ -55,7 +63,12 @@ class Stream:
         self.reader = Reader(source, what) if mapped else None
         self._iterator: Any = None
         self._aside: Batch | None = None
-        self.before_peek: tuple | None = None  # the random states when the first pass was begun
+        self._at_its_end = getattr(source, "on_epoch_end", None)  # Keras's Sequence shuffles itself
+        self.starts_anew = False  # whether a DataLoader's workers do, so that a pass can be redone
+        self._begun: tuple | None = None  # the random states where the pass under way began
+        self._taken = self._joined = 0  # batches of this pass so far, and joined ones of the epoch
+        self._held: Batch | None = None  # the last of them, where it waits to be joined
+        self.given = 0  # batches of this epoch so far
         self.batching()
 
     def batching(
@@ -118,7 +131,7 @@ class Stream:
                 first = next(aside, None)
         else:
             if self._peeked is None:
-                self.before_peek = random_states()
+                self._begun, self._taken = random_states(self.source), 0
             iterator = self._start(0, 0) if self._peeked is None else self._peeked
             first = next(iterator, None)
             self._peeked = itertools.chain([] if first is None else [first], iterator)
@@ -128,30 +141,86 @@ class Stream:
         cut = lambda t: t[:rows]  # noqa: E731
         return map_tree(cut, x), map_tree(cut, y), None if w is None else w[:rows]
 
-    def epoch(
-        self, number: int, start: int = 0, ready: Callable[[], None] | None = None
-    ) -> Iterator[Batch]:
+    def state_dict(self) -> dict[str, Any]:
+        """What ``epoch`` must know, beside its arguments, to go on after a crash.
+
+        A Dataset is read by index. Of other sources the pass under way is read again, from the
+        random states where it began, and as many batches as were taken are thrown away.
+        """
+        state = {
+            "seed": self.seed,
+            "begun": self._begun,
+            "taken": self._taken,
+            "held": self._held,
+            "joined": self._joined,
+            "own": random_states(self.source)[3:],
+        }
+        if self._at_its_end is not None and hasattr(self.source, "state_dict"):
+            state["source"] = self.source.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave; changes the random states."""
+        self.seed = state["seed"]
+        if self.reader is not None:
+            return
+        if "source" in state:
+            self.source.load_state_dict(state["source"])
+        elif not getattr(self._at_its_end, "__module__", "keras").startswith("keras"):
+            warn_user(
+                f"{self.what}, a {type(self.source).__name__}, comes back as it was made: what its "
+                "on_epoch_end changed is not in the checkpoint. Give it state_dict() and "
+                "load_state_dict(state), or a Dataset and fit(shuffle=True)."
+            )
+        begun, taken = state["begun"], state["taken"]
+        if not self.one_shot:
+            self._peeked = None  # begun by this process, under other random numbers
+        if begun is not None:
+            set_random_states(begun, self.source)
+            if taken:
+                under_way = self._begin(0, 0)
+                if sum(1 for _ in itertools.islice(under_way, taken)) < taken:
+                    raise ValueError(
+                        f"{self.what} gave {self._taken} batches, fewer than the {taken} before "
+                        "the checkpoint; expected the same data."
+                    )
+                self._held, self._rest = state["held"], self._passes(0, 0, under_way)
+            else:
+                self.peek()
+        self._joined = state["joined"]
+        for generator, own in zip(generators_of(self.source), state["own"]):
+            generator.set_state(own)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch, checked on the CPU, then on the device.
 
-        ``start`` leaves out the first batches: a Dataset's are not read, those of other sources
-        are read and thrown away; then ``ready`` is called.
+        ``start`` leaves out the first batches: a Dataset's are not read; of other sources
+        ``load_state_dict`` has left them out.
         """
         if self.reader is not None and self.seed is None:
             self.seed = random.getrandbits(62)
         batches = self._rest
-        if batches is None or ready is not None or start:
-            batches = self._from(*self._place(number, start), ready)
-        self._rest, self._joined, count = None, 0, start
+        if batches is None:
+            batches = self._passes(*self._place(number, start))
+        if not start:
+            self._joined = 0
+        self._rest, self.given = None, start
+        count = start
+        if self.steps is not None and start >= self.steps:  # only validation is left
+            self._rest, batches = batches, iter(())
         for batch in self._timed(batches):
             self.place = f"batch {count + 1} of {self.what}"
             if self.prepare is not None:
                 batch = self.prepare(batch)
+            self.given = count + 1
             yield map_tree(self._to_device, batch)
             count += 1
             if self.steps is not None and count == self.steps:
                 if self.one_shot or self._endless:
                     self._rest = batches
                 break
+        if self._rest is None:
+            self._begun = None
         if count == 0 and (self.one_shot or self._started > 1):
             raise ValueError(
                 f"{self.what} gave no batch in epoch {number + 1}: a generator runs only once. "
@@ -164,8 +233,8 @@ class Stream:
                 f"{self.steps} ({self.steps_name} or its length). Write {self.steps_name}={count}, "
                 "or let the generator go on."
             )
-        if hasattr(self.source, "on_epoch_end"):
-            self.source.on_epoch_end()  # where Keras's Sequence shuffles itself
+        if self._at_its_end is not None:
+            self._at_its_end()
 
     def close(self) -> None:
         """End the worker processes, those of a DataLoader that does not keep them included."""
@@ -221,35 +290,39 @@ class Stream:
         if self._endless and self.reader is not None:
             available = self.reader.batches_a_pass
             return place_of(number, start, self.begun, self.steps, available)
-        if self._endless or (self.one_shot and self.steps is not None):  # passes of any length
-            return self.begun, (number - self.begun) * (self.steps or 0) + start
         return number, start
 
-    def _from(
-        self, first: int, start: int, ready: Callable[[], None] | None = None
+    def _passes(
+        self, first: int, start: int, under_way: Iterator[Batch] | None = None
     ) -> Iterator[Batch]:
         """One pass over the source; pass after pass where ``steps`` end the epochs of training."""
-        if ready is not None and not self.one_shot:
-            self._peeked = None  # what an earlier process began is begun again
         for number in itertools.count(first):
-            batches = self._start(number, start) if self._peeked is None else self._peeked
-            skipped = start
-            if self.reader is None:
-                batches = self._merged(batches) if self.merge_single else batches
-                skipped = sum(1 for _ in itertools.islice(batches, start))
-            self._peeked, length, start = None, skipped, start - skipped
-            if ready is not None and not start:
-                ready()
-                ready = None
+            batches = self._begin(number, start) if under_way is None else under_way
+            length, start, under_way = self._taken - (self._held is not None), 0, None
+            if self.reader is None and self.merge_single:
+                batches = self._merged(batches)
             for batch in batches:
                 length += 1
                 yield batch
             if not self._endless or length < (self.steps or 0):
                 return
 
+    def _begin(self, number: int, start: int) -> Iterator[Batch]:
+        """A pass from its batch ``start`` on, or the one that was peeked into."""
+        if self.reader is None and (self._peeked is None or self.one_shot):
+            self._begun = random_states(self.source)
+        batches = self._start(number, start) if self._peeked is None else self._peeked
+        self._peeked, self._taken, self._held = None, start, None
+        return self._counted(batches)
+
+    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._taken += 1
+            yield batch
+
     def _merged(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Joins a last batch of one row to the one before it, which waits one step for that."""
-        held: Batch | None = None
+        held = self._held
         for batch in batches:
             if held is not None:
                 # Only a last row alone is joined, not batches of one row each.
@@ -257,8 +330,10 @@ class Stream:
                     batch = _join(held, batch)
                     self._joined += 1
                 else:
+                    self._held = batch
                     yield held
             held = batch
+        self._held = None
         if held is not None:
             yield held
 
@@ -271,6 +346,9 @@ class Stream:
 
     def _open(self) -> Any:
         source = self.source
+        if self.starts_anew and getattr(source, "persistent_workers", False):
+            end_workers(source._iterator)
+            source._iterator = None
         if callable(source) and not hasattr(source, "__iter__"):
             source = source()
         if isinstance(source, IterableDataset):

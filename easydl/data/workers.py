@@ -96,9 +96,26 @@ def seed_by(number: int) -> None:
     torch.default_generator.manual_seed(number)
 
 
-def random_states() -> tuple:
-    """The states of Python's, NumPy's and torch's CPU generators."""
-    return random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+def random_states(loader: Any = None) -> tuple:
+    """The states of Python's, NumPy's and torch's CPU generators, and of a DataLoader's own."""
+    own = [generator.get_state() for generator in generators_of(loader)]
+    return random.getstate(), np.random.get_state(), torch.default_generator.get_state(), *own
+
+
+def set_random_states(states: tuple, loader: Any = None) -> None:
+    """Put back what ``random_states`` gave."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    for generator, state in zip([torch.default_generator, *generators_of(loader)], states[2:]):
+        generator.set_state(state)
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """Those that ``DataLoader(generator=…)`` and its samplers were given, each once."""
+    parts = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    parts.append(getattr(parts[-1], "sampler", None))
+    found = [getattr(part, "generator", None) for part in parts]
+    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
 
 
 def same_states(one: tuple, other: tuple) -> bool:
@@ -218,9 +235,7 @@ class Reader:
             return items
         finally:
             if moved:
-                random.setstate(before[0])
-                np.random.set_state(before[1])
-                torch.default_generator.set_state(before[2])
+                set_random_states(before)
 
     def _at_once(self) -> int:
         """Batches read together in this process: the random states of each would take 0.1 ms."""
@@ -365,7 +380,6 @@ class Look(pickle.Pickler):
     """
 
     harmless = (str, bytes, int, float, type, ModuleType, Tensor, np.ndarray)
-    generators = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 
     def __init__(self, later: Callable[[Any], None]):
         super().__init__(io.BytesIO())
@@ -374,7 +388,9 @@ class Look(pickle.Pickler):
     def persistent_id(self, value: Any) -> int | None:
         if isinstance(value, self.harmless):
             return 0
-        if isinstance(value, self.generators):
+        if isinstance(value, (random.Random, torch.Generator)) or type(value).__module__.startswith(
+            "numpy.random"
+        ):
             raise TypeError(f"its own {type(value).__name__} would give each the same numbers")
         if isinstance(value, FunctionType):
             for cell in value.__closure__ or ():

@@ -61,8 +61,14 @@ def optimizer_from_json(decoder: Decoder, model: Any, value: Any) -> Any:
     return kind(groups, **decoder.decode(value["defaults"]))
 
 
-def training_state(encoder: Encoder, model: Any) -> tuple[Any, dict[str, Tensor]]:
-    """The state of optimizer, schedule and scaler: JSON, and tensors by ``number.name``."""
+def training_state(
+    encoder: Encoder, model: Any, known: bool = True
+) -> tuple[Any, dict[str, Tensor]]:
+    """The state of optimizer, schedule and scaler: JSON, and tensors by ``number.name``.
+
+    Args:
+        known: whether the optimizer's state must be as large as its weights, as most of torch's is.
+    """
     state = model._compiled
     packed = state.optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -70,7 +76,7 @@ def training_state(encoder: Encoder, model: Any) -> tuple[Any, dict[str, Tensor]
     for number, entries in packed["state"].items():
         for name, value in entries.items():
             (tensors if isinstance(value, Tensor) else scalars)[f"{number}.{name}"] = value
-    _check_shapes(state.optimizer, tensors)
+    _check_shapes(state.optimizer, tensors, known)
     value = {
         "groups": packed["param_groups"],
         "scalars": scalars,
@@ -81,7 +87,9 @@ def training_state(encoder: Encoder, model: Any) -> tuple[Any, dict[str, Tensor]
     return encoder.encode(value, "the optimizer's state"), tensors
 
 
-def restore_training_state(model: Any, value: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def restore_training_state(
+    model: Any, value: dict[str, Any], tensors: dict[str, Tensor], known: bool = True
+) -> None:
     """Put what ``training_state`` gave into the compiled model.
 
     Raises:
@@ -98,14 +106,15 @@ def restore_training_state(model: Any, value: dict[str, Any], tensors: dict[str,
             raise ValueError("its optimizer is for other weights")
     if len(own) != len(given):
         raise ValueError("its optimizer has another number of groups")
-    _check_shapes(optimizer, tensors)
+    _check_shapes(optimizer, tensors, known)
     parameters = _numbered(optimizer)
     packed: dict[int, dict[str, Any]] = {}
     for key, entry in [*value["scalars"].items(), *tensors.items()]:
         number, _, name = key.partition(".")
         if isinstance(entry, Tensor) and entry.dim() == 4:  # laid out as its weight is
-            like = torch.empty_like(parameters[int(number)], dtype=entry.dtype)
-            entry = like.copy_(entry)
+            weight = parameters[int(number)]
+            if entry.shape == weight.shape:
+                entry = torch.empty_like(weight, dtype=entry.dtype).copy_(entry)
         packed.setdefault(int(number), {})[name] = entry
     optimizer.load_state_dict({"state": packed, "param_groups": given})
     for scheduler, name in (
@@ -113,9 +122,7 @@ def restore_training_state(model: Any, value: dict[str, Any], tensors: dict[str,
         (state.epoch_scheduler, "epoch_schedule"),
     ):
         if scheduler is not None and value[name] is not None:
-            if set(value[name]) - set(vars(scheduler)):
-                raise ValueError("its schedule is of another kind")
-            vars(scheduler).update(value[name])
+            _restore_schedule(scheduler, value[name])
     if state.scaler.is_enabled() and value["scaler"]:
         state.scaler.load_state_dict(value["scaler"])
 
@@ -123,19 +130,32 @@ def restore_training_state(model: Any, value: dict[str, Any], tensors: dict[str,
 def _schedule_state(scheduler: Any) -> Any:
     if scheduler is None:
         return None
-    state = scheduler.state_dict()
-    return {
-        name: value for name, value in state.items() if name not in ("lr_lambdas", "_schedulers")
-    }
+    state = {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas"}
+    if "_schedulers" in state:
+        state["_schedulers"] = [_schedule_state(part) for part in scheduler._schedulers]
+    return state
+
+
+def _restore_schedule(scheduler: Any, state: dict[str, Any]) -> None:
+    parts, state = state.get("_schedulers", []), dict(state)
+    state.pop("_schedulers", None)
+    own = getattr(scheduler, "_schedulers", [])
+    if set(state) - set(vars(scheduler)) or (parts and len(parts) != len(own)):
+        raise ValueError("its schedule is of another kind")
+    vars(scheduler).update(state)
+    for part, value in zip(own, parts):
+        _restore_schedule(part, value)
 
 
 def _numbered(optimizer: Any) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _check_shapes(optimizer: Any, tensors: dict[str, Tensor]) -> None:
+def _check_shapes(optimizer: Any, tensors: dict[str, Tensor], known: bool) -> None:
     """torch's fused kernels read as many numbers as the weight has, whatever the state has."""
     parameters = _numbered(optimizer)
+    if not known and not any(group.get("fused") for group in optimizer.param_groups):
+        return
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
         known = number.isdecimal() and int(number) < len(parameters)

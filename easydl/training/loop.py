@@ -67,15 +67,15 @@ def run_epochs(
                 model.train(learning)
                 meter.reset()
                 running = BatchLogs(meter)
-                batch, ready = 0, None
+                batch = 0
                 if backup is not None and learning:
-                    batch, ready = backup.resume(epoch, meter)
+                    batch = backup.resume(epoch, meter)
                 begin, end = batch_hooks(callbacks, kind)
                 if not learning:
                     for callback in callbacks:
                         callback.on_test_begin({})
                 with torch.set_grad_enabled(learning):
-                    batches = source.epoch(epoch, batch, ready)
+                    batches = source.epoch(epoch, batch)
                     for x, y, w, step, count in steps_of(model, source, batches, learning):
                         position = f"epoch {epoch + 1}, batch {batch + 1}"
                         for hook in begin:

@@ -67,11 +67,6 @@ class Meter:
             self._update_metrics()
         self._parts, self._pending, self._pending_size = [], [], 0
 
-    @property
-    def is_flushed(self) -> bool:
-        """Whether no batch waits to be summed up."""
-        return not self._parts
-
     def peek(self) -> dict[str, float]:
         """Means so far, without a trace: sums cut where somebody looked would round otherwise."""
         kept = (
@@ -86,14 +81,26 @@ class Meter:
                 vars(metric).update(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, for a checkpoint."""
-        self.flush()
-        states = [sums_of(metric) for _, metric in self.named_metrics]
-        return {"sums": self._sums, "counts": self._counts, "metrics": states}
+        """The sums so far and what waits to be summed up, for a checkpoint."""
+        return {
+            "sums": self._sums,
+            "counts": self._counts,
+            "metrics": [sums_of(metric) for _, metric in self.named_metrics],
+            "parts": self._parts,
+            "pending": self._pending,
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` gave."""
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from what ``state_dict`` gave, with the sums on ``device``."""
+        state = on_device(state, device)
+        self._sums, self._counts = state["sums"], state["counts"]
+        self._parts, self._pending = state["parts"], state["pending"]
+        self._pending_size = sum(
+            o.numel()
+            for outputs, _, _ in self._pending
+            if outputs is not None
+            for o in leaves(outputs)
+        )
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
             vars(metric).update(sums)
 
@@ -161,6 +168,15 @@ def sums_of(metric: Any) -> dict[str, Any]:
         for name, value in vars(metric).items()
         if isinstance(value, (dict, list))
     }
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """Tuples, lists and dicts of any depth with their tensors on ``device``."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(on_device(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: on_device(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 class BatchLogs(Mapping):

@@ -227,9 +227,14 @@ def test_an_epoch_begins_at_any_batch_without_reading_those_before(forced, tmp_p
 
 def test_other_sources_leave_out_batches_by_reading_them():
     given = [(X[i : i + 4], Y[i : i + 4]) for i in range(0, ROWS, 4)]
-    for source in (Stream(given), Stream(lambda: iter(given)), Stream(DataLoader(Noisy(), 4))):
-        assert [len(x) for x, *_ in source.epoch(0, start=4)] == [4, 2]
-        assert [len(x) for x, *_ in source.epoch(1)] == [4, 4, 4, 4, 4, 2]
+    for make in (lambda: given, lambda: lambda: iter(given), lambda: DataLoader(Noisy(), 4)):
+        first, second = Stream(make()), Stream(make())
+        begun = first.epoch(0)
+        assert [len(x) for x, *_ in itertools.islice(begun, 4)] == [4] * 4
+        second.load_state_dict(first.state_dict())
+        assert [len(x) for x, *_ in second.epoch(0, start=4)] == [4, 2]
+        assert [len(x) for x, *_ in second.epoch(1)] == [4, 4, 4, 4, 4, 2]
+        begun.close()
 
 
 @pytest.mark.parametrize("count", [0, 2])
