@@ -92,13 +92,11 @@ class Part:
     Attributes:
         code: what makes it.
         layer: the module with the weights, whose parameters have the same names; or None.
-        module: the torch module made, where there is one.
         after: lines that settle weights beside the initialisers; ``{}`` is the entry's name.
     """
 
     code: str
     layer: Any = None
-    module: nn.Module | None = None
     after: list[str] = field(default_factory=list)
 
     @property
@@ -180,7 +178,7 @@ def _parts(layer: Any) -> Iterator[Part]:
             "expected easydl's and torch's layers in a Sequential or nn.Sequential.",
         )
     own = layer if list(layer.parameters()) else None
-    yield Part(construct(layer), own, layer)
+    yield Part(construct(layer), own)
 
 
 def check_hooks(layer: nn.Module) -> None:
@@ -231,8 +229,17 @@ def easydl_parts(layer: Any) -> Iterator[Part]:
         activation = getattr(layer, "activation", None)
         twins += [] if activation is None else leaves_of(plain(activation))
     for twin in twins:
+        if isinstance(twin, torch.fx.GraphModule):
+            raise refuse(
+                f"the layer {type(layer).__name__} as it is used here",
+                "expected layers that are one of torch.nn's.",
+            )
         holds = bool(list(twin.parameters())) and getattr(layer, "initializers", None)
-        yield Part(construct(twin), layer if holds else None, twin)
+        code, after = construct(twin), []
+        if isinstance(twin, NORMS) and holds:
+            gone = [key for key, parameter in twin._parameters.items() if parameter is None]
+            after = [f"{{}}.{key} = None" for key in gone if f"{key}=False" not in code]
+        yield Part(code, layer if holds else None, after)
 
 
 def leaves_of(module: nn.Module) -> list[nn.Module]:
@@ -280,7 +287,7 @@ def recurrent_parts(layer: Any) -> Iterator[Part]:
             after.append(f"{{}}.bias_ih_l0{end}.data{gate} = 1.0  # the forget gate remembers")
     for name, _ in layer.named_buffers(recurse=False):
         after.append(f"nn.init.zeros_({{}}.{name}).requires_grad_(False)  # one bias is enough")
-    yield Part(code, layer, None, after)
+    yield Part(code, layer, after)
     yield Part("AllSteps()" if sequences else "LastStep()")
 
 
@@ -301,17 +308,18 @@ def constraint_code(constraint: Any, weight: str) -> list[str]:
     kind = type(constraint)
     if kind is constraints.NonNeg:
         return [f"{weight}.clamp_(min=0)"]
+    tiny = "norm.clamp(min=1e-7)"
     if kind is constraints.MaxNorm:
-        most = literal(constraint.max_value)
-        factor = f"{weight} * (norm.clamp(max={most}) / norm.clamp(min=1e-7))"
+        change = [f"{weight}.mul_(norm.clamp(max={literal(constraint.max_value)}) / {tiny})"]
     elif kind is constraints.UnitNorm:
-        factor = f"{weight} / norm.clamp(min=1e-7)"
+        change = [f"{weight}.div_({tiny})"]
     elif kind is constraints.MinMaxNorm:
-        low, high, rate = map(
-            literal, (constraint.min_value, constraint.max_value, constraint.rate)
-        )
-        target = f"{rate} * norm.clamp({low}, {high}) + (1 - {rate}) * norm"
-        factor = f"{weight} * (({target}) / norm.clamp(min=1e-7))"
+        numbers = (constraint.min_value, constraint.max_value, constraint.rate)
+        low, high, rate = map(literal, numbers)
+        change = [
+            f"wanted = {rate} * norm.clamp({low}, {high}) + (1 - {rate}) * norm",
+            f"{weight}.mul_(wanted / {tiny})",
+        ]
     else:
         raise refuse(f"the constraint {constraint!r:.80}", "expected one of easydl.constraints.")
-    return [f"norm = norms({weight})", f"{weight}.copy_({factor})"]
+    return [f"norm = norms({weight})", *change]

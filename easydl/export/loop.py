@@ -12,6 +12,7 @@ from easydl.export.code import literal, optimizer_code, refuse
 from easydl.export.layers import Part, constraint_code
 from easydl.export.objective import rate_lines, scheduler_code
 from easydl.schedules import LearningRateSchedule
+from easydl.training.trainable import is_frozen
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -40,6 +41,43 @@ def norms(model: Model, parts: list[Part], names: list[str]) -> list[str]:
                 return torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
         ''').strip("\n")
     ]
+
+
+def batches(model: Model, fit: dict[str, Any]) -> list[str]:
+    """How rows are gathered and cut, as ``data.arrays`` does: their places in memory decide, too.
+
+    A matrix product of some kernels rounds otherwise where a batch does not begin at a multiple of
+    64 bytes.
+    """
+    merges = any(isinstance(m, _BatchNorm) and not is_frozen(m) for m in model.modules())
+    size = "sizes" if merges else "BATCH_SIZE"
+    if fit["shuffle"]:
+        pieces = "cut(len(order), PIECE)" if merges else "PIECE"
+        lines = [
+            "def batches(x, y, order):",
+            '    """Inputs and targets in this order, batch by batch; 8 MB are gathered at once."""',
+            f"    for piece in order.split({pieces}):",
+            *(["        sizes = cut(len(piece), BATCH_SIZE)"] if merges else []),
+            f"        yield from zip(x[piece].split({size}), y[piece].split({size}))",
+        ]
+    else:
+        lines = [
+            "def batches(x, y):",
+            '    """Inputs and targets, batch by batch."""',
+            *(["    sizes = cut(len(x), BATCH_SIZE)"] if merges else []),
+            f"    return zip(x.split({size}), y.split({size}))",
+        ]
+    return [*([CUT.strip("\n")] if merges else []), "\n".join(lines)]
+
+
+CUT = '''
+def cut(count, size):
+    """The sizes of the pieces of ``count`` rows; a last row alone joins those before it."""
+    sizes = [size] * (count // size) + ([count % size] if count % size else [])
+    if len(sizes) > 1 and sizes[-1] == 1:  # BatchNorm needs two
+        sizes[-2:] = [size + 1]
+    return sizes
+'''
 
 
 def step_schedule(model: Model) -> LearningRateSchedule | None:
@@ -87,22 +125,16 @@ def train(model: Model, parts: list[Part], names: list[str], fit: dict[str, Any]
     for part, name in zip(parts, names):
         if part.is_frozen_norm:
             lines.append(f"        {name}.eval()  # frozen: its statistics stay, too")
+    order = ""
     if fit["shuffle"]:
+        moved = ".to(DEVICE)" if state.device.type != "cpu" else ""
+        order = ", order"
         lines += [
             "        generator = torch.Generator().manual_seed((shuffle_seed + epoch) % 2**63)",
-            "        order = torch.randperm(len(x), generator=generator)",
-        ]
-    else:
-        lines.append("        order = torch.arange(len(x))")
-    moved = ".to(DEVICE)" if state.device.type != "cpu" else ""
-    lines.append(f"        batches = list(order{moved}.split(BATCH_SIZE))")
-    if any(isinstance(m, _BatchNorm) for m in model.modules()):
-        lines += [
-            "        if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm needs two rows",
-            "            batches[-2:] = [torch.cat(batches[-2:])]",
+            f"        order = torch.randperm(len(x), generator=generator){moved}",
         ]
     lines += ["        total = torch.zeros(len(FIGURES), dtype=torch.float64)"]
-    lines += [f"        {line}" for line in step_lines(model, parts, names)]
+    lines += [f"        {line}" for line in step_lines(model, parts, names, order)]
     lines.append("        logs = dict(zip(FIGURES, (total / len(x)).tolist()))")
     if state.epoch_scheduler is not None:
         lines.append("        scheduler.step()")
@@ -135,7 +167,7 @@ def held_out(fit: dict[str, Any], random: bool) -> list[str]:
     ]
 
 
-def step_lines(model: Model, parts: list[Part], names: list[str]) -> list[str]:
+def step_lines(model: Model, parts: list[Part], names: list[str], order: str) -> list[str]:
     """The loop over the batches of one epoch."""
     state = model._compiled
     update = []
@@ -152,20 +184,20 @@ def step_lines(model: Model, parts: list[Part], names: list[str]) -> list[str]:
     if step_schedule(model) is not None:
         update.append("scheduler.step()")
     forward = [
-        "out = model(x[rows])",
-        "loss = loss_function(model, out, y[rows])",
+        "out = model(xs)",
+        "loss = loss_function(model, out, ys)",
     ]
-    count = "total += figures(loss, out, y[rows])"
+    count = "total += figures(loss, out, ys)"
     if state.accumulate == 1:
         inside = ["optimizer.zero_grad()", *forward, "loss.backward()", *update, count]
-        return ["for rows in batches:", *[f"    {line}" for line in inside]]
+        return [f"for xs, ys in batches(x, y{order}):", *[f"    {line}" for line in inside]]
     summed = getattr(state.heads[0].loss, "reduction", None) == "sum"
     inside = [
         *forward,
-        "loss.backward()" if summed else "(loss * len(rows)).backward()  # a sum, divided below",
-        "waiting += 1" if summed else "waiting += len(rows)",
+        "loss.backward()" if summed else "(loss * len(xs)).backward()  # a sum, divided below",
+        "waiting += 1" if summed else "waiting += len(xs)",
         count,
-        "if number % ACCUMULATE == 0 or number == len(batches):",
+        "if number % ACCUMULATE == 0 or number == len(parts):",
         *([] if summed else ["    for p in parameters:", "        p.grad /= waiting"]),
         *[f"    {line}" for line in update],
         "    optimizer.zero_grad()",
@@ -173,10 +205,10 @@ def step_lines(model: Model, parts: list[Part], names: list[str]) -> list[str]:
     ]
     if summed:
         inside = [line for line in inside if "waiting" not in line]
-        return ["for number, rows in enumerate(batches, start=1):", *[f"    {i}" for i in inside]]
     return [
-        "waiting = 0  # rows whose gradients wait for a step",
-        "for number, rows in enumerate(batches, start=1):",
+        f"parts = list(batches(x, y{order}))",
+        *([] if summed else ["waiting = 0  # rows whose gradients wait for a step"]),
+        "for number, (xs, ys) in enumerate(parts, start=1):",
         *[f"    {line}" for line in inside],
     ]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from easydl.data.rows import CHUNK_BYTES
 from easydl.errors import check_between, check_flag, check_positive_int, did_you_mean
 from easydl.export.code import literal, refuse
 from easydl.export.layers import (
@@ -17,7 +18,7 @@ from easydl.export.layers import (
     parts_of,
     penalty_code,
 )
-from easydl.export.loop import broken, learning_rate, norms, terms, train
+from easydl.export.loop import batches, broken, learning_rate, norms, terms, train
 from easydl.export.objective import (
     loss_lines,
     metric_codes,
@@ -64,17 +65,19 @@ def source(
     if model._compiled.use_logits:
         parts.pop()  # the softmax or sigmoid that the loss has
     names = [f"model[{number}]" for number in range(len(parts))]
+    objective = loss_function(model, head, parts, names)
     blocks = [
         constants(model, fit, seed),
         load_data(model, head, fit),
         *[HELPERS[name].strip("\n") for name in HELPERS if uses(parts, name)],
         build_model(model, parts, names),
-        loss_function(model, head, parts, names),
+        objective,
         *probabilities(head),
         figures(head, is_one_hot(model) and takes_one_hot(head.loss)),
         evaluate(),
         *learning_rate(model),
         *norms(model, parts, names),
+        *batches(model, fit),
         train(model, parts, names, fit),
         main(fit),
     ]
@@ -130,13 +133,12 @@ def fit_arguments(model: Model, given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a fit that a script cannot repeat.
     """
-    known = getattr(model.history, "arguments", None)
-    if known is None and model.history is not None and not {"epochs", "batch_size"} <= set(given):
+    known = {} if model.history is None else model.history.arguments
+    if model.history is not None and not known and not {"epochs", "batch_size"} <= set(given):
         raise ValueError(
             "source() was called on a model from a file, which does not keep fit's arguments; "
             "expected them: source(epochs=10, batch_size=32)."
         )
-    known = known or {}
     if known.get("fits", 1) > 1 and "epochs" not in given:
         raise ValueError(
             f"the model was fit {known['fits']} times; the script trains once, from the first "
@@ -176,23 +178,24 @@ def fit_arguments(model: Model, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def header(fit: dict[str, Any], seed: int) -> str:
-    call = f"x, y, epochs={fit['epochs']}, batch_size={fit['batch_size']}"
+    call = ["x", "y", f"epochs={fit['epochs']}", f"batch_size={fit['batch_size']}"]
     if fit["validation_split"]:
-        call += f", validation_split={fit['validation_split']!r}"
-        call += "" if fit["split"] == "tail" else f", split={fit['split']!r}"
-    call += ", validation_data=(x_val, y_val)" if fit["validation_data"] else ""
-    call += "" if fit["shuffle"] else ", shuffle=False"
-    return f'''"""A network and its training in plain PyTorch, written by easydl.
-
-Needs torch and NumPy alone. On the same machine and versions it gives, to the last bit, the
-weights of
-
-    easydl.seed({seed})
-    model = …                  # the layers in one list, then compile
-    model.fit({call})
-"""
-
-'''
+        call.append(f"validation_split={fit['validation_split']!r}")
+        call += [] if fit["split"] == "tail" else [f"split={literal(fit['split'])}"]
+    call += ["validation_data=(x_val, y_val)"] if fit["validation_data"] else []
+    call += [] if fit["shuffle"] else ["shuffle=False"]
+    lines = [
+        '"""A network and its training in plain PyTorch, written by easydl.',
+        "",
+        "Needs torch and NumPy alone. On the same machine and versions it gives, to the last bit,",
+        "the weights of",
+        "",
+        f"    easydl.seed({seed})",
+        "    model = …  # the layers in one list, then compile",
+        *broken("    ", "model.fit(", call, ")"),
+        '"""',
+    ]
+    return "\n".join(lines) + "\n\n"
 
 
 def constants(model: Model, fit: dict[str, Any], seed: int) -> str:
@@ -204,6 +207,7 @@ def constants(model: Model, fit: dict[str, Any], seed: int) -> str:
         f"SEED = {seed}",
         f"EPOCHS = {fit['epochs']}",
         f"BATCH_SIZE = {fit['batch_size']}",
+        *([f"PIECE = {piece_rows(model, fit)}  # rows gathered at once"] if fit["shuffle"] else []),
         f"EVALUATION_ROWS = {rows}  # rows at a time where nothing is learnt",
         f"FIGURES = [{names}]",
     ]
@@ -214,13 +218,23 @@ def constants(model: Model, fit: dict[str, Any], seed: int) -> str:
     return "\n".join(lines)
 
 
+def piece_rows(model: Model, fit: dict[str, Any]) -> int:
+    """How many rows ``data.arrays`` gathers at once: whole batches, some 8 MB."""
+    head = model._compiled.heads[0]
+    x_bytes = 8 if isinstance(first_leaf(model), nn.Embedding) else 4
+    labels = head.kind == "categorical" and not (is_one_hot(model) and takes_one_hot(head.loss))
+    y_bytes = 8 * math.prod(head.positions) if labels else 4 * math.prod(head.shape)
+    row = x_bytes * math.prod(model._compiled.heads_key[0][0][0]) + y_bytes
+    return max(CHUNK_BYTES // (max(row, 1) * fit["batch_size"]), 1) * fit["batch_size"]
+
+
 def load_data(model: Model, head: Any, fit: dict[str, Any]) -> str:
     """The user's place to fill in; casts and aligns as ``fit`` does."""
     x_shape = model._compiled.heads_key[0][0][0]
     whole = isinstance(first_leaf(model), nn.Embedding)
     x_kind, y_kind = ("int64" if whole else "float32"), "float32"
     shape, last = head.shape, ""
-    if head.kind == "categorical" and is_one_hot(model):
+    if is_one_hot(model):
         if not takes_one_hot(head.loss):
             last = f".argmax({head.class_axis})"
     elif head.kind == "categorical":
@@ -240,7 +254,8 @@ def load_data(model: Model, head: Any, fit: dict[str, Any]) -> str:
         "def load_data():",
         f'    """Put your data here: {", ".join(arrays)} as tensors.',
         "",
-        f'    As it stands it reads the file that np.savez("data.npz", {saved}) writes.',
+        "    As it stands it reads the file that this writes:",
+        f'    np.savez("data.npz", {saved})',
         '    """',
         '    data = np.load("data.npz")',
         f"    return {result}",
@@ -248,8 +263,8 @@ def load_data(model: Model, head: Any, fit: dict[str, Any]) -> str:
         "",
         "def pair(x, y):",
         f'    """Inputs {rows_of(x_shape)} and targets {rows_of(shape)}, in torch\'s types."""',
-        f"    x = torch.from_numpy(x.astype(np.{x_kind})){moved}",
-        f"    y = torch.from_numpy(y.astype(np.{y_kind})).reshape({reshaped}){last}{moved}",
+        f"    x = torch.from_numpy(x).to(torch.{x_kind}){moved}",
+        f"    y = torch.from_numpy(y).to(torch.{y_kind}).reshape({reshaped}){last}{moved}",
     ]
     if signs:
         lines.append("    y = torch.where(((y == 0) | (y == 1)).all(), 2 * y - 1, y)  # -1 and 1")
@@ -259,8 +274,9 @@ def load_data(model: Model, head: Any, fit: dict[str, Any]) -> str:
 def is_one_hot(model: Model) -> bool:
     """Whether targets of classes came as rows like the outputs', and not as labels."""
     head, shape = model._compiled.heads[0], tuple(model._compiled.heads_key[1][0][0])
-    squeezed = [size for size in head.positions if size != 1]
-    return [size for size in shape if size != 1] != squeezed
+    if head.kind != "categorical":
+        return False
+    return [n for n in shape if n != 1] != [n for n in head.positions if n != 1]
 
 
 def takes_one_hot(loss: Any) -> bool:
@@ -314,7 +330,8 @@ def loss_function(model: Model, head: Any, parts: list[Part], names: list[str]) 
         lines.append(f"    penalty = {first}")
         lines += [f"    penalty = penalty + {other}" for other in others]
         return "\n".join([*lines, "    return loss + penalty"])
-    return "\n".join([*lines, "    return loss"])
+    before, _, value = lines.pop().partition("loss = ")
+    return "\n".join([*lines, f"{before}return {value}"])
 
 
 def probabilities(head: Any) -> list[str]:
