@@ -41,6 +41,7 @@ class Metric:
     Attributes:
         name: the key in the history.
         state: the sums so far, by name; ``reset`` empties it.
+        by_rank: whether only the order of a row's outputs counts, which a softmax leaves.
 
     Example:
         >>> class LargestError(Metric):
@@ -55,6 +56,8 @@ class Metric:
         >>> metric.name, metric.result()
         ('largest_error', 0.5)
     """
+
+    by_rank = False
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or _snake(type(self).__name__)
@@ -161,6 +164,8 @@ class CategoricalAccuracy(_Mean):
         0.5
     """
 
+    by_rank = True
+
     def _values(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         return y_pred.argmax(-1) == _class_indices(self, y_pred, y_true)
 
@@ -196,6 +201,8 @@ class Accuracy(_Mean):
         0.5
     """
 
+    by_rank = True  # where there is more than one column, as a softmax has
+
     def _values(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         if _one_column(y_pred):
             return (y_pred > 0.5) == _aligned(self, y_pred, y_true, "check the last layer's units")
@@ -224,6 +231,8 @@ class TopKCategoricalAccuracy(_Mean):
         >>> metric.result()
         0.5
     """
+
+    by_rank = True
 
     def __init__(self, k: int = 5, name: str | None = None) -> None:
         super().__init__(name)
@@ -461,6 +470,7 @@ class _Counts(Metric):
             )
         self.threshold = None if threshold is None else _number("threshold", threshold)
         self.average = average
+        self.by_rank = threshold is None and average is not None
 
     def _update(
         self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None, binary: bool

@@ -77,6 +77,7 @@ class Model(nn.Module):
         self.history: History | None = None
         self.stop_training = False
         self.given_input_shape: tuple[int | None, ...] | None = None
+        self.widest_row = 0  # the most numbers of a sample that one of its modules was seen to take
         self.column_names: dict[str, list] = {}  # of the tables that it was fitted to
         self._compiled: Any = None
         self._has_learned = network is not None
@@ -262,7 +263,8 @@ class Model(nn.Module):
         return sum(terms, 0.0)
 
     def _call(self, x: Any) -> Any:
-        keep_activities(self._compiled.active, 0.0)
+        if self._compiled.active:
+            keep_activities(self._compiled.active, 0.0)
         if self._compiled.use_logits and isinstance(x, Tensor):
             return self(x, logits=True)
         return self._plain_call(x)
@@ -378,7 +380,7 @@ class Model(nn.Module):
         )
         if validation is not None:
             prepare.cut_for_a_pass(
-                validation, validation_batch_size, validation_steps, state.device, batch_size
+                self, validation, validation_batch_size, validation_steps, state.device, batch_size
             )
         fits = 1 if self.history is None else 1 + self.history.arguments.get("fits", 1)
         self.history = history = History()
@@ -438,7 +440,7 @@ class Model(nn.Module):
         self._use_device()
         source = as_source(x, y, sample_weight)
         prepare.get_ready(self, source)
-        prepare.cut_for_a_pass(source, batch_size, steps, state.device)
+        prepare.cut_for_a_pass(self, source, batch_size, steps, state.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         with reading(source):
             logs = run_epochs(self, None, source, hooks)
@@ -474,7 +476,7 @@ class Model(nn.Module):
                 "predict was called before fit or load_weights: these are the outputs of random "
                 "weights."
             )
-        prepare.cut_for_a_pass(source, batch_size, steps, self.device)
+        prepare.cut_for_a_pass(self, source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         with reading(source):
             outputs = list(self._outputs(source, hooks))

@@ -156,12 +156,11 @@ def _in_notebook() -> bool:
 
 
 def _pairs(logs: Logs) -> list[str]:
-    """``["loss 0.3131", …]``, reading each entry once; arrays (a confusion matrix) are left out."""
+    """``["loss 0.3131", …]``, reading the device once; arrays (a confusion matrix) are left out."""
     if not isinstance(logs, Mapping):
         return []
-    values = {name: logs[name] for name in logs}
     return [
-        f"{name} {number(value)}" for name, value in values.items() if not getattr(value, "ndim", 0)
+        f"{name} {number(value)}" for name, value in logs.items() if not getattr(value, "ndim", 0)
     ]
 
 

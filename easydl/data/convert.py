@@ -24,6 +24,13 @@ def leaves(tree: Tree) -> list[Tensor]:
     return [tree]
 
 
+def rows_of(tree: Tree) -> int:
+    """The length of the first axis."""
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
+    return tree.shape[0]
+
+
 def map_tree(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
     """``function`` applied to every tensor of a tensor, tuple, list or dict."""
     if tree is None:

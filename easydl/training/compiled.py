@@ -221,9 +221,11 @@ class Compiled:
         self, model: Model, x: Any, y: Any, w: Tensor | None
     ) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """The model's ``compute_loss``, with its named parts in one dict that starts with loss."""
-        keep_activities(self.active, 0.0)
+        if self.active:
+            keep_activities(self.active, 0.0)
         result = model.compute_loss(x, y, w)
-        keep_activities(self.active, None)
+        if self.active:
+            keep_activities(self.active, None)
         if type(result) is not tuple or not 2 <= len(result) <= 3 or not is_scalar(result[0]):
             raise TypeError(
                 f"compute_loss of {type(model).__name__} returned {result!r:.120}; expected "
@@ -231,7 +233,9 @@ class Compiled:
                 "number and parts a dict."
             )
         loss, outputs = result[:2]
-        parts = {"loss": loss} | (result[2] if len(result) == 3 else {})
+        parts = {"loss": loss}
+        if len(result) == 3:
+            parts |= result[2]
         return loss, outputs, parts
 
 

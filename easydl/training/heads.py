@@ -220,6 +220,15 @@ class Head:
             output = self.to_predictions(output)
         return output.movedim(1, -1) if self.class_axis == 1 and output.dim() > 2 else output
 
+    def measured(self, output: Tensor) -> Tensor:
+        """The predictions for the metrics; a softmax that none of them would see is left out."""
+        if isinstance(self.to_predictions, nn.Softmax) and all(
+            metric.by_rank for _, metric in self.metrics + self.weighted_metrics
+        ):
+            output = output.float()
+            return output.movedim(1, -1) if self.class_axis == 1 and output.dim() > 2 else output
+        return self.predictions(output)
+
     def without_ignored(
         self, outputs: Tensor, labels: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from easydl.callbacks import BackupAndRestore, Callback, TerminateOnNaN
 from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
-from easydl.data.convert import leaves
+from easydl.data.convert import rows_of
 from easydl.training.meter import BatchLogs, Meter
 from easydl.training.step import NotFinite, test_step, train_step, update_weights
 from easydl.training.trainable import modes_of, restore_modes, sync_trainable
@@ -52,7 +52,7 @@ def run_epochs(
             if backup is not None:
                 initial_epoch = epochs if model.stop_training else backup.epoch
         for epoch in range(initial_epoch, epochs):
-            logs, meter = {}, Meter(state.heads)
+            logs, meter = {}, Meter(state.heads, state.loss_is_free_to_read)
             passes: list[tuple[Any, str]] = []
             if train is not None:
                 for callback in callbacks:
@@ -81,7 +81,7 @@ def run_epochs(
                         for hook in begin:
                             hook(batch, {})
                         parts, outputs = step(model, x, y, w)
-                        meter.add(parts, len(leaves(x)[0]), outputs, y, w)
+                        meter.add(parts, rows_of(x), outputs, y, w)
                         batch += count
                         for hook in end:
                             hook(batch - 1, running)

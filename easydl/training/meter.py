@@ -12,22 +12,25 @@ from easydl.data.convert import leaves, map_tree
 from easydl.losses import denominator, is_index_loss
 from easydl.training.heads import Head
 
-EVERY = 64  # batches between two updates of the sums: metrics cost one call for all of them
+EVERY = 256  # batches between two updates of the sums: metrics cost one call for all of them
 LARGEST = 4_000_000  # outputs kept back at most
 
 
 class Meter:
     """Sample-weighted means: a batch counts by its rows, so a ragged last one is exact.
 
-    Outputs are kept for up to 64 batches and given to the metrics together, which makes a metric's
-    cost a 64th and waits for the device only when somebody reads a number.
+    Outputs are kept for up to 256 batches and given to the metrics together, which makes a metric's
+    cost a 256th and waits for the device only when somebody reads a number.
 
     A loss of torch's that counts class weights or ignored targets is averaged by what it counts,
     each output's by its own; the sum of the losses follows from these.
+
+    Args:
+        free_to_read: whether reading a number does not wait for a device.
     """
 
-    def __init__(self, heads: list[Head]):
-        self.heads = heads
+    def __init__(self, heads: list[Head], free_to_read: bool = False):
+        self.heads, self.free_to_read = heads, free_to_read
         self._by_target = [head for head in heads if is_index_loss(head.loss)]
         self.named_metrics = [
             (f"{head.name}_{key}" if head.name else key, metric)
@@ -37,7 +40,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        self._parts: list[tuple[dict[str, Tensor], int | Tensor]] = []
+        self._parts: list[tuple[dict[str, Any], int]] = []
         self._pending: list[tuple[Any, Any, Any]] = []
         self._pending_size = 0
         self._sums: dict[str, Tensor] = {}
@@ -49,8 +52,11 @@ class Meter:
         self, parts: dict[str, Tensor], rows: int, outputs: Any, y: Any, w: Tensor | None
     ) -> None:
         """Take in one batch. ``parts`` are its mean losses by name; nothing is computed here."""
-        # Detached, or each batch would keep its graph, with every activation, until the flush.
-        self._parts.append(({name: value.detach() for name, value in parts.items()}, rows))
+        # A tensor as it is would keep its graph, with every activation, until the flush; reading
+        # it costs less than detaching it, where that does not wait for a device.
+        free = self.free_to_read
+        values = {name: v.item() if free else v.detach() for name, v in parts.items()}
+        self._parts.append((values, rows))
         if self.named_metrics:
             self._pending.append((map_tree(Tensor.detach, outputs), y, w))
             self._pending_size += sum(output.numel() for output in leaves(outputs))
@@ -117,9 +123,13 @@ class Meter:
     def _add_losses(self) -> None:
         columns = {}
         for name in self._parts[0][0]:
-            values = torch.stack([parts[name] for parts, _ in self._parts])
-            values = values.to("cpu" if values.device.type == "mps" else values.device).double()
-            columns[name] = values
+            found = [parts[name] for parts, _ in self._parts]
+            if isinstance(found[0], Tensor):
+                values = torch.stack(found)
+                values = values.to("cpu" if values.device.type == "mps" else values.device)
+                columns[name] = values.double()
+            else:
+                columns[name] = torch.tensor(found, dtype=torch.float64)
         for head in self._heads_apart(columns):
             columns["loss"] = columns["loss"] - head.weight * columns[f"{head.name}_loss"]
         for name, values in columns.items():
@@ -149,7 +159,7 @@ class Meter:
                 kept = [
                     (leaves(outputs)[index], leaves(y)[index], w) for outputs, y, w in self._pending
                 ]
-                predicted = head.predictions(torch.cat([k[0] for k in kept]))
+                predicted = head.measured(torch.cat([k[0] for k in kept]))
                 labels = head.labels(torch.cat([k[1] for k in kept]))
                 weights = None if kept[0][2] is None else torch.cat([k[2] for k in kept])
                 predicted, labels, weights = head.without_ignored(predicted, labels, weights)
@@ -193,6 +203,10 @@ class BatchLogs(Mapping):
 
     def __len__(self) -> int:
         return len(self._meter.peek())
+
+    def items(self) -> Any:
+        """All of them, reading the device once."""
+        return self._meter.peek().items()
 
     def __repr__(self) -> str:
         return repr(self._meter.peek())

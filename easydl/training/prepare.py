@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream, as_source
-from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree
+from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree, rows_of
 from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
 from easydl.data.split import split_rows, warn_of_missing_classes
@@ -517,20 +518,25 @@ def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
     return True
 
 
-def rows_per_pass(source: Source, fallback: int = 32) -> int:
-    """Rows at a time where nothing is learnt: large enough to be fast, about 4 MB of inputs."""
+def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
+    """Rows at a time where nothing is learnt: what a layer takes in fits a core's cache, 3 MB."""
     if source.samples is None:
         return fallback
-    numbers = sum(t[:1].numel() for t in leaves(source.peek()[0]))
-    return min(max(2**20 // max(numbers, 1), 32), 4096)
+    numbers = max(sum(t[:1].numel() for t in leaves(source.peek()[0])), model.widest_row)
+    return min(max(3 * 2**18 // max(numbers, 1), 32), 8192)
 
 
 def cut_for_a_pass(
-    source: Source, batch_size: int | None, steps: int | None, device: Any, usual: int = 32
+    model: Model,
+    source: Source,
+    batch_size: int | None,
+    steps: int | None,
+    device: Any,
+    usual: int = 32,
 ) -> None:
     """Settle the batches where nothing is learnt: of ``usual`` rows where ``steps`` counts them."""
     if batch_size is None:
-        batch_size = rows_per_pass(source, usual) if steps is None else usual
+        batch_size = rows_per_pass(model, source, usual) if steps is None else usual
     check_positive_int("batch_size", batch_size)
     if steps is not None:
         check_positive_int("steps", steps)
@@ -598,17 +604,19 @@ def try_out(model: Model, x: Tree) -> Any:
     """See ``Model.try_out``."""
     trail: list[str] = []
     names = {module: name for name, module in model.named_modules()}
-    watched = [
-        module.register_forward_pre_hook(
-            lambda m, args: trail.append(
-                f"{names[m] or 'network'} ({type(m).__name__}), given "
-                + ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
-            )
-        )
-        for module in model.modules()
-        if module is not model
-    ]
     x = map_tree(torch.clone, x)
+    rows = rows_of(x)
+
+    def watch(module: nn.Module, args: tuple) -> None:
+        shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
+        kind = f"{names[module] or 'network'} ({type(module).__name__})"
+        trail.append(f"{kind}, given {', '.join(map(str, shapes))}")
+        widest = max((math.prod(shape) // rows for shape in shapes), default=0)
+        model.widest_row = max(model.widest_row, widest)
+
+    watched = [
+        module.register_forward_pre_hook(watch) for module in model.modules() if module is not model
+    ]
     try:
         with without_trace(model):
             outputs = model._plain_call(x)

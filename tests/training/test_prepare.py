@@ -57,11 +57,18 @@ def test_whole_numbers_stay_whole_before_an_embedding(network, expected):
     assert prepare.keeps_integers(dl.Sequential([network])) is expected
 
 
-def test_rows_per_pass_are_about_four_megabytes():
-    assert prepare.rows_per_pass(as_source(torch.zeros(9, 10))) == 4096
-    assert prepare.rows_per_pass(as_source(torch.zeros(9, 3, 64, 64))) == 85
-    assert prepare.rows_per_pass(as_source(torch.zeros(2, 3, 1024, 1024))) == 32
-    assert prepare.rows_per_pass(as_source([(X, Y)]), fallback=7) == 7
+def test_rows_per_pass_fit_what_the_widest_layer_takes_into_a_cache():
+    def rows(network, *shape):
+        model = dl.Model(network)
+        model.try_out(torch.zeros(2, *shape))
+        return prepare.rows_per_pass(model, as_source(torch.zeros(9, *shape)))
+
+    assert rows(nn.Linear(10, 1), 10) == 8192
+    assert rows(nn.Linear(10_000, 1), 10_000) == 78
+    assert rows(nn.Sequential(nn.Linear(10, 10_000), nn.Linear(10_000, 1)), 10) == 78
+    assert rows(nn.Linear(10**6, 1), 10**6) == 32
+    stream = as_source([(torch.zeros(4, 1), torch.zeros(4, 1))])
+    assert prepare.rows_per_pass(dl.Model(nn.Linear(1, 1)), stream) == 32
 
 
 @pytest.mark.parametrize("samples", [9, 8, 5])
