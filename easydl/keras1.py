@@ -54,7 +54,6 @@ from easydl.sequential import Sequential
 
 Given = dict[str, Any]
 Convert = Callable[[str, Any, Given], Given]
-KERAS_FILES = (".h5", ".hdf5")
 
 
 class Word(NamedTuple):
@@ -223,15 +222,6 @@ def _show_accuracy(word: str, value: Any, given: Given) -> Given:
             compiled.metrics = [*metrics, "acc"]  # its name in the history of those days
             compiled.heads_key = None
     return {}
-
-
-def _no_keras_file(word: str, value: Any, given: Given) -> Given:
-    if str(value).endswith(KERAS_FILES):
-        raise ValueError(
-            f"load_weights({str(value)!r}) was asked, a Keras file, which easydl cannot read yet; "
-            "expected a file of its own save_weights, such as 'weights.safetensors'."
-        )
-    return {"path": value}
 
 
 def _drawn(today: str, counted_by: str, steps: str) -> Convert:
@@ -437,7 +427,6 @@ ORDERS: dict[str, Order] = {
         f"{RNN} forget_bias_init activation inner_activation", _second_is_an_initializer
     ),
     "SGD": Order("self lr momentum decay nesterov", _third_is_a_decay),
-    "load_weights": Order("self path", lambda args: str(args[-1]).endswith(KERAS_FILES)),
 }
 DATASETS = "mnist cifar10 cifar100 imdb reuters"
 NO_DATA = (
@@ -481,9 +470,7 @@ METHODS: dict[str, Words] = {
     "save_weights": {
         "filepath": to("path"), "overwrite": gone("a file that is there is replaced", True),
     },
-    "load_weights": {
-        "filepath": Word("write path", _no_keras_file), "path": Word(None, _no_keras_file),
-    },
+    "load_weights": {"filepath": to("path")},
 }
 
 QUEUE: Words = {

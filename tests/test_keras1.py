@@ -440,8 +440,6 @@ def test_an_argument_given_twice_raises():
         (lambda: model_of_one().to_json(), r"save_weights\(path\)"),
         (lambda: dl.models.model_from_json("{}"), r"save_weights\(path\)"),
         (lambda: dl.constraints.maxnorm(2, axis=1), "MaxNorm"),
-        (lambda: model_of_one().load_weights("weight_file.h5"), "cannot read yet"),
-        (lambda: model_of_one().load_weights(filepath="w.hdf5"), "cannot read yet"),
     ],
 )
 def test_what_has_no_translation_says_what_to_write(call, says):
@@ -827,5 +825,5 @@ def test_no_other_file_knows_the_old_words():
     pattern = re.compile(rf"\b({'|'.join(sorted(old_words))})\b")
     package = Path(dl.__file__).parent
     for file in package.rglob("*.py"):
-        if file.name != "keras1.py":
+        if file.name not in ("keras1.py", "keras_model.py"):  # the latter reads their files
             assert not pattern.findall(file.read_text()), file

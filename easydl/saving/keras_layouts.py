@@ -142,7 +142,7 @@ def _kernel(layer: Any) -> Slot:
 def _depthwise(layer: Any) -> Slot:
     shape = (*layer.kernel_size, layer.width, layer.config["depth_multiplier"])
     put = lambda values: values.transpose(2, 3, 0, 1)  # noqa: E731
-    return Slot("depthwise_kernel", "vars/0", shape, [(layer.weight, put)])
+    return Slot("kernel", "vars/0", shape, [(layer.weight, put)])
 
 
 def _prelu(leaf: Leaf) -> list[Slot]:

@@ -477,8 +477,10 @@ def _activation(spec: Any, who: str, state: State) -> Any:
 
 def _small(spec: Any, table: Mapping[str, Callable[..., Any]], who: str) -> Any:
     """A regularizer or constraint."""
-    kind, given = (spec.get("class_name"), spec.get("config")) if isinstance(spec, dict) else (0, 0)
-    if kind not in table or not isinstance(given, dict):
+    kind, given = (
+        spec.get(w) if isinstance(spec, dict) else None for w in ("class_name", "config")
+    )
+    if not isinstance(kind, str) or kind not in table or not isinstance(given, dict):
         _refuse(f"{who} has {spec!s:.80}; easydl knows {', '.join(table)}")
     numbers = {
         word: value

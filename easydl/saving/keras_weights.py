@@ -20,10 +20,11 @@ from easydl.layers.base import label
 from easydl.saving.keras_files import KerasFile
 from easydl.saving.keras_layouts import Leaf, Slot, slots_of
 from easydl.saving.weights import check_same_architecture, require_built
+from easydl.training.trainable import sync_trainable
 
 WORDS = {
     "kernel", "bias", "recurrent_kernel", "gamma", "beta", "moving_mean", "moving_variance",
-    "embeddings", "alpha", "depthwise_kernel", "pointwise_kernel",
+    "embeddings", "alpha", "pointwise_kernel",
 }  # fmt: skip
 ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "torch.nn.modules.linear")
 PICTURE_READERS = (
@@ -69,6 +70,7 @@ def tensors_for(
     model: Any, file: KerasFile, functional: set[int] | None = None
 ) -> dict[str, Tensor]:
     """What belongs into ``model.state_dict()``, from ``file``, after all shapes are compared."""
+    sync_trainable(model)
     leaves = sorted_leaves(model, file, functional)
     _check_recurrence(file.config)
     if file.groups is None:
@@ -165,6 +167,7 @@ def _in_their_order(group: list[Leaf], places: list[str], file: KerasFile) -> li
 def _word_of(place: str) -> str | None:
     """``"kernel"`` of ``"dense/kernel:0"``; None of Keras 1's ``dense_1_W`` and ``param_0``."""
     word = place.rpartition("/")[2].split(":")[0]
+    word = word.replace("depthwise_kernel", "kernel")  # Keras 3's word for a DepthwiseConv2D
     return word if word in WORDS else None
 
 

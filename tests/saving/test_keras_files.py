@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from keras import layers as k
-from torch import nn
 
 import easydl as dl
 
@@ -49,7 +48,7 @@ MODELS = {
          k.LayerNormalization(), k.Dense(9), k.PReLU(), k.Dense(3, activation="softmax")]
     ),
     "LeNet-5": lambda: pictures(
-        k.Conv2D(6, 3, padding="same", activation="tanh"), k.AveragePooling2D(),
+        k.Conv2D(6, 3, padding="same", activation="tanh"), k.AveragePooling2D(2),
         k.Conv2D(8, 3, activation="tanh"), k.MaxPooling2D(), k.Flatten(),
         k.Dense(10, activation="tanh"), k.Dense(4, activation="softmax"), channels=1,
     ),
