@@ -26,6 +26,10 @@ from easydl.training import prepare
 if TYPE_CHECKING:
     from easydl.model import Model
 
+UNKNOWN = (
+    "export does not know what the network takes; expected a few rows of it: "
+    "model.export(path, x=x_test[:5]), or x=(a[:5], b[:5]) for several inputs."
+)
 TOLERANCE = 1e-5  # of an output, and of its size where that is above 1
 BATCHES = (1, 2, 5)  # rows that a file is tried with: it must not know the example's
 
@@ -54,13 +58,18 @@ def export(model: Model, path: Any, x: Any = None) -> None:
     network = copy.deepcopy(model) if has_own_forward(model) else to_torch(model)
     network = network.cpu().eval().requires_grad_(False)
     call = call_of(model, rows)
-    with torch.no_grad():
-        names = output_names(network(*call.args, **call.options))
+    try:
+        with torch.no_grad():
+            names = output_names(network(*call.args, **call.options))
+    except TypeError as error:
+        if x is None:  # it takes more than one input
+            raise ValueError(UNKNOWN) from error
+        raise
     with quiet(), refusing(network):
         program = torch.export.export(
             network, call.args, call.options, dynamic_shapes=call.dynamic()
         )
-        content, run = WRITERS[path.suffix](program, call.names, names)
+        content, run = WRITERS[path.suffix](program, call, names)
     if run is None:
         warn_user(
             f"{path.name} was written, but not compared with the model: that needs onnxruntime "
@@ -81,13 +90,10 @@ def example(model: Model, x: Any) -> Tree:
                 "x=x_test[:5]."
             )
         prepare.get_inputs_ready(model, source)
-        return source.peek(max(BATCHES))[0]
+        return some(source.peek(max(BATCHES))[0], max(BATCHES))
     shape = model.given_input_shape
-    if shape is None or has_several_inputs(model):
-        raise ValueError(
-            "export does not know what the network takes; expected a few rows of it: "
-            "model.export(path, x=x_test[:5]), or x=(a[:5], b[:5]) for several inputs."
-        )
+    if shape is None:
+        raise ValueError(UNKNOWN)
     size = (max(BATCHES), *(n or 8 for n in shape))
     generator = torch.Generator().manual_seed(0)
     table = prepare.first_leaf(model)
@@ -96,11 +102,9 @@ def example(model: Model, x: Any) -> Tree:
     return torch.randn(size, generator=generator).to(prepare.input_dtype(model))
 
 
-def has_several_inputs(model: Any) -> bool:
-    from easydl.training.compiled import Compiled
-
-    key = model._compiled.heads_key if isinstance(model._compiled, Compiled) else None
-    return key is not None and len(key[0]) > 1
+def some(rows: Tree, count: int) -> Tree:
+    """The first rows, again from the first where there are fewer."""
+    return map_tree(lambda t: t[torch.arange(count) % len(t)], rows)
 
 
 class Call:
@@ -136,7 +140,7 @@ def output_names(outputs: Any) -> list[str]:
 Run = Callable[[Call], list[Tensor]]
 
 
-def write_pt2(program: Any, inputs: list[str], outputs: list[str]) -> tuple[bytes, Run | None]:
+def write_pt2(program: Any, call: Call, outputs: list[str]) -> tuple[bytes, Run | None]:
     """The file of ``torch.export``, and what runs it."""
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
@@ -144,10 +148,15 @@ def write_pt2(program: Any, inputs: list[str], outputs: list[str]) -> tuple[byte
     return buffer.getvalue(), lambda call: leaves(loaded(*call.args, **call.options))
 
 
-def write_onnx(program: Any, inputs: list[str], outputs: list[str]) -> tuple[bytes, Run | None]:
+def write_onnx(program: Any, call: Call, outputs: list[str]) -> tuple[bytes, Run | None]:
     """The ONNX file, and what runs it where onnxruntime is installed."""
     converted = torch.onnx.export(
-        program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=call.names,
+        output_names=outputs,
+        dynamic_shapes=call.dynamic(),  # for the axis's name
     )
     assert converted is not None
     content = converted.model_proto.SerializeToString()
@@ -166,7 +175,7 @@ def write_onnx(program: Any, inputs: list[str], outputs: list[str]) -> tuple[byt
 
 NEEDED = {".pt2": (), ".onnx": ("onnx", "onnxscript")}
 #: suffix -> what makes the file's bytes
-WRITERS: dict[str, Callable[[Any, list[str], list[str]], tuple[bytes, Run | None]]] = {
+WRITERS: dict[str, Callable[[Any, Call, list[str]], tuple[bytes, Run | None]]] = {
     ".pt2": write_pt2,
     ".onnx": write_onnx,
 }
@@ -179,8 +188,7 @@ def check(network: nn.Module, model: Model, rows: Tree, run: Run) -> None:
         ValueError: they differ, or the file takes no batch of that size.
     """
     for count in BATCHES:
-        some = map_tree(lambda t: t[torch.arange(count) % len(t)], rows)  # noqa: B023
-        call = call_of(model, some)
+        call = call_of(model, some(rows, count))
         with torch.no_grad():
             expected = leaves(network(*call.args, **call.options))
         try:
@@ -209,7 +217,11 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

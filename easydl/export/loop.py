@@ -55,7 +55,7 @@ def batches(model: Model, fit: dict[str, Any]) -> list[str]:
         pieces = "cut(len(order), PIECE)" if merges else "PIECE"
         lines = [
             "def batches(x, y, order):",
-            '    """Inputs and targets in this order, batch by batch; 8 MB are gathered at once."""',
+            '    """Inputs and targets in this order, batch by batch; gathers 8 MB at once."""',
             f"    for piece in order.split({pieces}):",
             *(["        sizes = cut(len(piece), BATCH_SIZE)"] if merges else []),
             f"        yield from zip(x[piece].split({size}), y[piece].split({size}))",

@@ -25,7 +25,12 @@ from easydl.export.objective import (
     prediction_code,
 )
 from easydl.export.plain import has_own_forward
-from easydl.training.prepare import first_leaf, has_standard_loss, input_dtype
+from easydl.training.prepare import (
+    first_leaf,
+    has_standard_loss,
+    input_dtype,
+    rows_that_fit,
+)
 from easydl.training.trainable import sync_trainable
 
 if TYPE_CHECKING:
@@ -200,8 +205,7 @@ def header(fit: dict[str, Any], seed: int) -> str:
 
 def constants(model: Model, fit: dict[str, Any], seed: int) -> str:
     state = model._compiled
-    numbers = math.prod(state.heads_key[0][0][0])
-    rows = min(max(2**20 // max(numbers, 1), 32), 4096)  # those of prepare.rows_per_pass
+    rows = rows_that_fit(model, math.prod(state.heads_key[0][0][0]))
     names = ", ".join(map(literal, ["loss", *metric_codes(state.heads[0], False)]))
     lines = [
         f"SEED = {seed}",

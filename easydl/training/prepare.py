@@ -522,8 +522,12 @@ def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
     """Rows at a time where nothing is learnt: what a layer takes in fits a core's cache, 3 MB."""
     if source.samples is None:
         return fallback
-    numbers = max(sum(t[:1].numel() for t in leaves(source.peek()[0])), model.widest_row)
-    return min(max(3 * 2**18 // max(numbers, 1), 32), 8192)
+    return rows_that_fit(model, sum(t[:1].numel() for t in leaves(source.peek()[0])))
+
+
+def rows_that_fit(model: Model, numbers: int) -> int:
+    """The same for samples of so many numbers."""
+    return min(max(3 * 2**18 // max(numbers, model.widest_row, 1), 32), 8192)
 
 
 def cut_for_a_pass(

@@ -143,6 +143,15 @@ def test_to_torch_keeps_the_keys(make):
     plain.load_state_dict(model.state_dict())
 
 
+def test_a_layer_that_stands_twice_stays_there():
+    twice, activation = nn.Linear(4, 4), nn.ReLU()
+    model = dl.Sequential([dl.Input((4,)), twice, activation, twice, activation, dl.Dense(2)])
+    plain = model.to_torch()
+    assert torch.equal(plain(X), model(X))
+    assert plain[0] is plain[2]
+    assert list(plain.state_dict()) == list(model.state_dict())
+
+
 def test_to_torch_copies():
     model = made(mlp)
     plain = model.to_torch()
