@@ -242,6 +242,7 @@ class Stream:
             self.reader.close()
         elif not getattr(self.source, "persistent_workers", False):
             end_workers(self._iterator)
+        self._iterator = None  # it holds the last batch: of workers, open files
 
     def advice(self) -> str | None:
         """What to do where the steps waited for data in most epochs; ``None`` where they did not.

@@ -389,7 +389,7 @@ def _try_out(model: Any, manifest: Any, state: dict[str, Tensor], custom: dict[s
 
 
 _PASSING = {"training", "trainable", "activity_penalty", "stop_training", "seen_shape"}
-_PASSING |= {"given_input_shape", "built", "built_shape", "seen_shapes", "name"}
+_PASSING |= {"given_input_shape", "built", "built_shape", "seen_shapes", "name", "widest_row"}
 
 
 def _differ(key: str, own: nn.Module, other: nn.Module) -> bool:
