@@ -32,7 +32,8 @@ PUBLIC = {
     """,
     "easydl.callbacks": """
         BackupAndRestore CSVLogger Callback EarlyStopping History LambdaCallback
-        LearningRateScheduler ModelCheckpoint ProgressBar ReduceLROnPlateau TensorBoard TerminateOnNaN get
+        LearningRateScheduler ModelCheckpoint ProgressBar ReduceLROnPlateau TensorBoard
+        TerminateOnNaN get
     """,
     "easydl.constraints": """
         MaxNorm MinMaxNorm NonNeg UnitNorm get
