@@ -31,8 +31,8 @@ PUBLIC = {
         get trace_module traced
     """,
     "easydl.callbacks": """
-        BackupAndRestore CSVLogger Callback EarlyStopping History LambdaCallback LearningRateScheduler
-        ModelCheckpoint ProgressBar ReduceLROnPlateau TensorBoard TerminateOnNaN get
+        BackupAndRestore CSVLogger Callback EarlyStopping History LambdaCallback
+        LearningRateScheduler ModelCheckpoint ProgressBar ReduceLROnPlateau TensorBoard TerminateOnNaN get
     """,
     "easydl.constraints": """
         MaxNorm MinMaxNorm NonNeg UnitNorm get

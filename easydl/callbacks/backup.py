@@ -117,6 +117,8 @@ class BackupAndRestore(Callback):
         """Compare with what ``fit`` is about to do, and try the folder.
 
         Args:
+            train, validation: the sources of data, settled.
+            callbacks: those whose state is kept.
             first: the epoch that ``fit`` would begin with.
         """
         model, state = self.model, self.model._compiled
