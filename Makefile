@@ -31,7 +31,9 @@ bench: ## easydl beside hand-written loops and its peers (QUICK=1: two minutes)
 
 bench-here: $(VENV)/.bench-$(STAMP)
 	$(RUN) benchmarks/run.py $(if $(QUICK),--quick)
-	$(RUN) benchmarks/costs.py $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(RUN) benchmarks/costs.py)
+	$(if $(QUICK),,$(RUN) benchmarks/data.py)
+	$(if $(QUICK),,$(RUN) benchmarks/streams.py)
 
 profile: $(VENV)/.recipes-$(STAMP) ## where a training step's microseconds go (WORK=mlp: another network)
 	$(RUN) benchmarks/steps.py $(WORK)

@@ -44,7 +44,7 @@ def run_epochs(
     metrics = [m for head in state.heads for _, m in head.metrics + head.weighted_metrics]
     kept = [dict(vars(metric)) for metric in metrics]
     logs: dict[str, float] = {}
-    position = "before the first batch"
+    position = initial_epoch, 0
     try:
         if train is not None:
             for callback in callbacks:
@@ -77,7 +77,7 @@ def run_epochs(
                 with torch.set_grad_enabled(learning):
                     batches = source.epoch(epoch, batch)
                     for x, y, w, step, count in steps_of(model, source, batches, learning):
-                        position = f"epoch {epoch + 1}, batch {batch + 1}"
+                        position = epoch, batch
                         for hook in begin:
                             hook(batch, {})
                         parts, outputs = step(model, x, y, w)
@@ -115,11 +115,13 @@ def run_epochs(
             check_finite_weights(model)
     except NotFinite as error:
         if not any(isinstance(callback, TerminateOnNaN) for callback in callbacks):
-            raise FloatingPointError(not_finite_message(float(error.args[0]), position)) from None
+            raise FloatingPointError(
+                not_finite_message(float(error.args[0]), place(*position))
+            ) from None
         model.stop_training = True
     except torch.OutOfMemoryError as error:
         raise torch.OutOfMemoryError(
-            f"the device ran out of memory at {position}. Write a smaller batch_size, or "
+            f"the device ran out of memory at {place(*position)}. Write a smaller batch_size, or "
             f"accumulate=2 with half of it, or precision='bfloat16'. torch says: {error}"
         ) from None
     finally:
@@ -182,6 +184,11 @@ def check_finite_weights(model: Model) -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point() and not torch.isfinite(parameter).all():
             raise NotFinite(float("nan"))
+
+
+def place(epoch: int, batch: int) -> str:
+    """Both count from 0, in words from 1."""
+    return f"epoch {epoch + 1}, batch {batch + 1}"
 
 
 def not_finite_message(loss: float, position: str) -> str:
