@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import easydl as dl
-from tests.saving import hostile
+from tests.saving import hostile, keras_hostile
 
 SECONDS, MEGABYTES, LETTERS = 1.0, 200.0, 600
 RUNNING = ("exec", "compile", "marshal.loads", "code.__new__", "pickle.find_class", "import")
@@ -52,7 +52,7 @@ def try_to_load(path: Path, model: dl.Model) -> dict:
     sys.addaudithook(watch)
     start, message = time.perf_counter(), None
     try:
-        if path.suffix == ".easydl":
+        if path.suffix in (".easydl", ".keras"):
             dl.load_model(path)
         else:
             model.load_weights(path)
@@ -105,7 +105,9 @@ def prove(folder: Path, every: int = 1) -> tuple[int, dict[str, list[str]], str]
     """How many files, what is wrong with which, and the figures in one line."""
     torch.set_num_threads(1)
     model = hostile.small_model()
-    for suffix, content in ((".easydl", hostile.good()), (".pt", hostile.torch_saved({}))):
+    good = {".easydl": hostile.good(), ".pt": hostile.torch_saved({})}
+    good |= {".keras": keras_hostile.good(), ".h5": keras_hostile.hdf5()}
+    for suffix, content in good.items():
         warm = folder / f"warm{suffix}"  # modules are imported at their first use
         warm.write_bytes(content)
         try_to_load_quietly(warm, model)
@@ -129,7 +131,7 @@ def prove(folder: Path, every: int = 1) -> tuple[int, dict[str, list[str]], str]
 
 def try_to_load_quietly(path: Path, model: dl.Model) -> None:
     with contextlib.suppress(ValueError):
-        dl.load_model(path) if path.suffix == ".easydl" else model.load_weights(path)
+        dl.load_model(path) if path.suffix in (".easydl", ".keras") else model.load_weights(path)
 
 
 if __name__ == "__main__":

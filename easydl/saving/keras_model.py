@@ -9,80 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from easydl import constraints, layers, regularizers
 from easydl.activations import TABLE as ACTIVATIONS
-from easydl.errors import did_you_mean
+from easydl.saving.keras_config import (
+    ARGUMENTS,
+    CHAINS,
+    MOST_LAYERS,
+    MUST_BE,
+    entry_of,
+    in_line,
+    input_shape,
+    refuse,
+)
 from easydl.saving.keras_files import KerasFile
 from easydl.saving.keras_weights import OrderError, sorted_leaves, tensors_for
 
-DEEPEST, MOST_LAYERS = 20, 500
-CHAINS = ("Sequential", "Functional", "Model")
-WINDOW = ("padding", "strides")
-CONVOLUTION = ("kernel_size", *WINDOW, "dilation_rate", "activation", "use_bias")
-RECURRENT = (
-    "units", "activation", "use_bias", "dropout", "recurrent_dropout", "return_sequences",
-    "go_backwards",
-)  # fmt: skip
-GATED = (*RECURRENT, "recurrent_activation")
-POOLS = ("Max", "Average")
-NORM = ("epsilon", "center", "scale", "axis")
-#: class of Keras → the arguments that it shares with the class of the same name here
-ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "Dense": ("units", "activation", "use_bias"),
-    "Conv1D": ("filters", *CONVOLUTION, "groups"),
-    "Conv2D": ("filters", *CONVOLUTION, "groups"),
-    "Conv3D": ("filters", *CONVOLUTION, "groups"),
-    "Conv2DTranspose": ("filters", *CONVOLUTION),
-    "DepthwiseConv2D": (*CONVOLUTION, "depth_multiplier"),
-    "SeparableConv2D": ("filters", *CONVOLUTION, "depth_multiplier"),
-    **{f"{pool}Pooling{n}D": ("pool_size", *WINDOW) for pool in POOLS for n in (1, 2, 3)},
-    **{f"Global{pool}Pooling{n}D": ("keepdims",) for pool in POOLS for n in (1, 2, 3)},
-    "UpSampling2D": ("size", "interpolation"),
-    "ZeroPadding2D": ("padding",),
-    "Cropping2D": ("cropping",),
-    "BatchNormalization": (*NORM, "momentum"),
-    "LayerNormalization": NORM,
-    "GroupNormalization": (*NORM, "groups"),
-    "Dropout": ("rate",),
-    "SpatialDropout1D": ("rate",),
-    "SpatialDropout2D": ("rate",),
-    "SpatialDropout3D": ("rate",),
-    "GaussianNoise": ("stddev",),
-    "Activation": ("activation",),
-    "ReLU": ("max_value",),
-    "LeakyReLU": ("negative_slope",),
-    "ELU": ("alpha",),
-    "Softmax": ("axis",),
-    "PReLU": ("shared_axes",),
-    "Flatten": (),
-    "Reshape": ("target_shape",),
-    "Permute": ("dims",),
-    "RepeatVector": ("n",),
-    "Embedding": ("input_dim", "output_dim", "mask_zero"),
-    "SimpleRNN": RECURRENT,
-    "LSTM": (*GATED, "unit_forget_bias"),
-    "GRU": GATED,
-    "Bidirectional": ("merge_mode",),
-    "TimeDistributed": (),
-}  # fmt: skip
-#: what must be so, or absent, since nothing here does otherwise
-MUST_BE: dict[str, tuple[Any, ...]] = {
-    "data_format": ("channels_last", None),
-    "return_state": (False,),
-    "stateful": (False,),
-    "reset_after": (True,),
-    "noise_shape": (None,),
-    "output_padding": (None,),
-    "threshold": (0, None),
-    "rms_scaling": (False,),
-    "renorm": (False,),
-    "lora_rank": (None,),
-    "quantization_config": (None,),
-}
+DEEPEST = 20
 SOFTMAX = ("softmax", "log_softmax")
 ENTRYWISE = ("Dropout", "GaussianNoise", "ReLU", "LeakyReLU", "ELU")
 READ_FIRST = ("Conv", "MaxPooling", "AveragePooling", "Global", "Separable", "Depthwise",
@@ -160,7 +106,7 @@ def load_keras(path: Any) -> Any:
         except OrderError:
             model, state = _rebuilt(file, turned=True)
         except RecursionError:
-            _refuse("its architecture is nested too deeply")
+            refuse("its architecture is nested too deeply")
         tensors = tensors_for(model, file, state.functional)
     own = model.state_dict()
     for key, tensor in own.items():  # buffers that Keras has not: second biases, counts of batches
@@ -171,14 +117,6 @@ def load_keras(path: Any) -> Any:
     return model
 
 
-def _refuse(reason: str) -> NoReturn:
-    raise ValueError(
-        f"the model of Keras cannot be rebuilt: {reason:.300}. Expected a chain of layers that "
-        "easydl has; write the model with easydl's layers, or a torch module of your own in the "
-        "place, and read the weights by model.load_weights(path)."
-    )
-
-
 def _rebuilt(file: KerasFile, turned: bool) -> tuple[Any, State]:
     """The model on ``meta``, so without memory, and what was learned on the way."""
     from easydl.saving.whole import _NoDraws
@@ -187,28 +125,10 @@ def _rebuilt(file: KerasFile, turned: bool) -> tuple[Any, State]:
     state = State(turned=turned, old=old)
     with torch.device("meta"), _NoDraws():
         try:
-            model = _chain(_entry(file.config), state)
+            model = _chain(entry_of(file.config), state)
         except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-            _refuse(f"its architecture is not one that Keras writes ({error!r:.120})")
+            refuse(f"its architecture is not one that Keras writes ({error!r:.120})")
     return model, state
-
-
-def _entry(entry: Any) -> tuple[str, dict[str, Any]]:
-    """Class and arguments of a layer, if it is one of Keras's own."""
-    kind, config = entry["class_name"], entry["config"]
-    if isinstance(config, list):  # Sequential before Keras 2.2.3
-        config = {"layers": config, "name": None}
-    module, registered = entry.get("module"), entry.get("registered_name")
-    own = module is None or module == "keras" or str(module).startswith("keras.")
-    who = f"layer {config.get('name') or entry.get('name')!r:.60} ({kind!s:.60})"
-    if not own or registered not in (None, kind):
-        _refuse(f"{who} is of a module {module!s:.60}, not Keras's own; no code is read from files")
-    if kind == "Lambda":
-        _refuse(f"{who} is code, which is never run from a file")
-    if kind not in ARGUMENTS and kind not in CHAINS:
-        known = did_you_mean("layer", str(kind)[:60], ARGUMENTS)
-        _refuse(f"{who}: {known:.160}")
-    return kind, config
 
 
 def _chain(entry: tuple[str, dict[str, Any]], state: State) -> Any:
@@ -217,20 +137,20 @@ def _chain(entry: tuple[str, dict[str, Any]], state: State) -> Any:
 
     kind, config = entry
     if kind not in CHAINS:
-        _refuse(f"it is a single {kind}")
+        refuse(f"it is a single {kind}")
     state.depth += 1
     if state.depth > DEEPEST:
-        _refuse(f"its models are nested more than {DEEPEST} deep")
-    parts = config["layers"] if kind == "Sequential" else _in_line(config)
+        refuse(f"its models are nested more than {DEEPEST} deep")
+    parts = config["layers"] if kind == "Sequential" else in_line(config)
     if len(parts) > MOST_LAYERS:
-        _refuse(f"it has more than {MOST_LAYERS:,} layers")
-    shape = _input_shape(config, parts)
-    entries = [_entry(part) for part in parts if part["class_name"] != "InputLayer"]
+        refuse(f"it has more than {MOST_LAYERS:,} layers")
+    shape = input_shape(config, parts)
+    entries = [entry_of(part) for part in parts if part["class_name"] != "InputLayer"]
     model = Sequential(name=_text(config.get("name")))
     outermost = state.depth == 1
     if outermost:
         if shape is None:
-            _refuse("it does not tell its input's shape, since it was never built")
+            refuse("it does not tell its input's shape, since it was never built")
         state.rank, state.timed = len(shape) + 1, _is_timed(entries)
         state.first = _comes_first(entries, state.rank)
         shape = _turned_shape(shape, state)
@@ -239,75 +159,18 @@ def _chain(entry: tuple[str, dict[str, Any]], state: State) -> Any:
         made += _turn(state, True)
     names = [layer.name for layer in made if layer.name is not None]
     if len(set(names)) < len(names):
-        _refuse("two of its layers have the same name")
+        refuse("two of its layers have the same name")
     for number, layer in enumerate(made):
         model.add_module(str(number), layer)
     if shape is not None and outermost:
-        model.build_layers(tuple(shape))
+        try:
+            model.build_layers(tuple(shape))
+        except ValueError as error:  # neighbours that do not fit, sizes without bounds
+            refuse(str(error))
     if kind != "Sequential":
         state.functional.add(id(model))
     state.depth -= 1
     return model
-
-
-def _in_line(config: Any) -> list[Any]:
-    """The layers of a functional model in their order, if each has one input and one output."""
-    by_name, sources = {}, {}
-    for part in config["layers"]:
-        name = part["config"].get("name") or part["name"]
-        by_name[name] = part
-        nodes = part["inbound_nodes"]
-        if part["class_name"] == "InputLayer":
-            continue
-        found = _tensors_of(nodes)
-        if len(nodes) != 1 or len(found) != 1:
-            _refuse(
-                f"layer {name!r:.60} ({part['class_name']!s:.40}) joins or is used more than once; "
-                "easydl has Branches, Residual, Add and Concatenate for that"
-            )
-        sources[name] = found[0]
-    outputs = config["output_layers"]
-    outputs = [outputs] if outputs and isinstance(outputs[0], str) else outputs
-    if len(outputs) != 1 or len(by_name) != len(config["layers"]):
-        _refuse(f"it has {len(outputs)} outputs; easydl's chains have one")
-    line: list[Any] = []
-    name = outputs[0][0]
-    while name in sources and len(line) < len(by_name):
-        line.append(by_name[name])
-        name = sources[name]
-    if len(line) + 1 != len(by_name) or by_name[name]["class_name"] != "InputLayer":
-        _refuse(f"its layers are no chain: one branches off near {name!r:.60}")
-    return [by_name[name], *reversed(line)]
-
-
-def _tensors_of(nodes: Any) -> list[str]:
-    """The layers whose tensors a layer reads, in Keras 3's form and in the older one."""
-    found: list[str] = []
-    waiting = [nodes]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            if part.get("class_name") == "__keras_tensor__":
-                found.append(part["config"]["keras_history"][0])
-            else:
-                waiting += part.values()
-        elif isinstance(part, list):
-            if part and isinstance(part[0], str):
-                found.append(part[0])
-            else:
-                waiting += part
-    return found
-
-
-def _input_shape(config: Any, parts: list[Any]) -> tuple[int | None, ...] | None:
-    """The shape of one sample, as Keras has it."""
-    first = parts[0]["config"] if parts else {}
-    for source in (first, config):
-        for word in ("batch_shape", "batch_input_shape", "build_input_shape"):
-            shape = source.get(word) if isinstance(source, dict) else None
-            if isinstance(shape, list) and all(n is None or type(n) is int for n in shape):
-                return tuple(shape[1:])
-    return None
 
 
 def _is_timed(entries: list[Any]) -> bool:
@@ -355,12 +218,12 @@ def _layer(kind: str, config: dict[str, Any], state: State) -> list[Any]:
     who = f"layer {name!r:.60} ({kind})"
     for word, allowed in MUST_BE.items():
         if word in config and config[word] not in allowed:
-            _refuse(f"{who} has {word}={config[word]!r:.60}, which easydl does not have")
+            refuse(f"{who} has {word}={config[word]!r:.60}, which easydl does not have")
     if state.timed and state.rank > 3 and kind not in (*ENTRYWISE, "TimeDistributed"):
         if kind != "Activation" or config.get("activation") in SOFTMAX:
-            _refuse(f"{who} reads sequences of more than vectors other than by TimeDistributed")
+            refuse(f"{who} reads sequences of more than vectors other than by TimeDistributed")
     if kind == "GRU" and "reset_after" not in config:
-        _refuse(f"{who} has reset_after=False (Keras before 2.3), which torch does not compute")
+        refuse(f"{who} has reset_after=False (Keras before 2.3), which torch does not compute")
     given = {word: config[word] for word in ARGUMENTS[kind] if word in config}
     if kind in ("LeakyReLU", "ReLU"):
         slope = config.get("negative_slope", config.get("alpha", 0)) or 0
@@ -368,7 +231,7 @@ def _layer(kind: str, config: dict[str, Any], state: State) -> list[Any]:
         if kind == "LeakyReLU":
             given["negative_slope"] = slope
         elif slope:
-            _refuse(f"{who} has negative_slope={slope!r:.40}; LeakyReLU has one")
+            refuse(f"{who} has negative_slope={slope!r:.40}; LeakyReLU has one")
     before = _adapted(kind, given, config, state, who)
     cls = getattr(layers, kind)
     if "activation" in given:
@@ -383,7 +246,7 @@ def _layer(kind: str, config: dict[str, Any], state: State) -> list[Any]:
     try:
         layer = cls(**{word: _plain(value) for word, value in given.items()}, name=name)
     except (ValueError, TypeError) as error:
-        _refuse(f"{who}: {error!s:.230}")
+        refuse(f"{who}: {error!s:.230}")
     if config.get("trainable") is False and list(layer.parameters()):
         layer.trainable = False
     return [*before, layer]
@@ -401,7 +264,7 @@ def _adapted(kind: str, given: Any, config: Any, state: State, who: str) -> list
     elif kind in ("BatchNormalization", "LayerNormalization", "GroupNormalization", "Softmax"):
         axis = given["axis"] = _single(given.get("axis", -1))
         if axis not in (-1, rank - 1):
-            _refuse(f"{who} has axis={axis!r:.40}; easydl reads the channels alone")
+            refuse(f"{who} has axis={axis!r:.40}; easydl reads the channels alone")
         given["axis"] = 1 if state.first or (rank == 2 and kind == "BatchNormalization") else -1
     elif kind == "Activation" and config.get("activation") in SOFTMAX:
         before = _turn(state, rank > 3)
@@ -414,7 +277,7 @@ def _adapted(kind: str, given: Any, config: Any, state: State, who: str) -> list
     elif kind in ("Reshape", "Permute", "RepeatVector", "Embedding", "TimeDistributed"):
         if kind == "TimeDistributed":
             if rank > 3 and state.first and not state.timed:
-                _refuse(f"{who} reads volumes step by step, whose channels come first here")
+                refuse(f"{who} reads volumes step by step, whose channels come first here")
             before = [] if rank > 3 else _turn(state, False)
             given["layer"] = _inner(config, state, who)
             state.timed = state.rank > 3
@@ -438,25 +301,25 @@ def _inner(config: Any, state: State, who: str) -> Any:
     inside.functional = state.functional
     inside.first = state.first and state.rank > 4
     inside.timed, inside.turned = False, state.turned
-    made = _layer(*_entry(config["layer"]), inside)
+    made = _layer(*entry_of(config["layer"]), inside)
     if len(made) != 1:
-        _refuse(f"{who} holds a layer that reads other axes than the one before gives")
+        refuse(f"{who} holds a layer that reads other axes than the one before gives")
     state.rank, state.first = inside.rank + 1, inside.first
     return made[0]
 
 
 def _both_ways(config: Any, state: State, who: str) -> Any:
-    kind, inner = _entry(config["layer"])
+    kind, inner = entry_of(config["layer"])
     if kind not in ("LSTM", "GRU", "SimpleRNN") or inner.get("go_backwards"):
-        _refuse(f"{who} holds a {kind}; easydl reads an LSTM, GRU or SimpleRNN both ways")
+        refuse(f"{who} holds a {kind}; easydl reads an LSTM, GRU or SimpleRNN both ways")
     back = config.get("backward_layer")
     if back is not None:
         same = {word: inner.get(word) for word in ARGUMENTS[kind] if word != "go_backwards"}
-        other_kind, other = _entry(back)
+        other_kind, other = entry_of(back)
         if other_kind != kind or any(other.get(word) != value for word, value in same.items()):
-            _refuse(f"{who} holds two layers with different settings")
+            refuse(f"{who} holds two layers with different settings")
     if config.get("merge_mode") is None:
-        _refuse(f"{who} has merge_mode=None, which gives two tensors")
+        refuse(f"{who} has merge_mode=None, which gives two tensors")
     (layer,) = _layer(kind, inner, state)
     return layer
 
@@ -465,13 +328,13 @@ def _activation(spec: Any, who: str, state: State) -> Any:
     """A name, or a layer that was given as activation."""
     if isinstance(spec, dict) and spec.get("class_name") in ("ReLU", "LeakyReLU", "ELU", "PReLU"):
         if spec["class_name"] != "PReLU":
-            return _layer(*_entry(spec), State(2))[0]
+            return _layer(*entry_of(spec), State(2))[0]
     if spec is None or spec in ("linear", "relu"):
         return spec
     if not isinstance(spec, str) or spec not in ACTIVATIONS:
-        _refuse(f"{who} has the activation {spec!s:.80}, which easydl does not have")
+        refuse(f"{who} has the activation {spec!s:.80}, which easydl does not have")
     if spec == "hard_sigmoid" and state.old:
-        _refuse(f"{who} has the hard_sigmoid of Keras 2, 0.2 x + 0.5; torch's is x/6 + 0.5")
+        refuse(f"{who} has the hard_sigmoid of Keras 2, 0.2 x + 0.5; torch's is x/6 + 0.5")
     return spec
 
 
@@ -481,7 +344,7 @@ def _small(spec: Any, table: Mapping[str, Callable[..., Any]], who: str) -> Any:
         spec.get(w) if isinstance(spec, dict) else None for w in ("class_name", "config")
     )
     if not isinstance(kind, str) or kind not in table or not isinstance(given, dict):
-        _refuse(f"{who} has {spec!s:.80}; easydl knows {', '.join(table)}")
+        refuse(f"{who} has {spec!s:.80}; easydl knows {', '.join(table)}")
     numbers = {
         word: value
         for word, value in given.items()
@@ -490,7 +353,7 @@ def _small(spec: Any, table: Mapping[str, Callable[..., Any]], who: str) -> Any:
     try:
         return table[kind](**numbers)
     except (ValueError, TypeError) as error:
-        _refuse(f"{who}: {error!s:.200}")
+        refuse(f"{who}: {error!s:.200}")
 
 
 def _single(axis: Any) -> Any:

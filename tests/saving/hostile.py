@@ -17,6 +17,7 @@ import torch
 import easydl as dl
 from easydl.saving.container import MANIFEST, pack
 from easydl.saving.whole import contents
+from tests.saving import keras_hostile
 
 BIG = 10**14
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
@@ -383,6 +384,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
         ".pt",
         lambda: zipped([("a/data.pkl", b"\x80\x02."), ("a/code/x.py", b"")]),
     ),
+    **keras_hostile.FILES,
 }
 
 

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 import easydl as dl
-from tests.saving import hostile
+from tests.saving import hostile, keras_hostile
 
 #: which check must have found it, where another would, too, but later
 WORDS = {
@@ -41,6 +41,7 @@ WORDS = {
     "torch: compressed": "compressed or encrypted",
     "torch: a bomb of bytes": "'builtins.bytearray', which is no tensor",
     "torch: a pickle that runs": r"'\w+.system', which is no tensor",
+    **keras_hostile.WORDS,
 }
 
 
@@ -60,7 +61,7 @@ def model():
 def test_a_hostile_file_gets_a_clear_error(name, files, model):
     before = model.get_weights()
     with pytest.raises(ValueError, match=WORDS.get(name, ".")) as error:
-        if files[name].suffix == ".easydl":
+        if files[name].suffix in (".easydl", ".keras"):
             dl.load_model(files[name])
         else:
             model.load_weights(files[name])
