@@ -29,7 +29,8 @@ from easydl.saving.weights import check_same_architecture, from_safetensors, to_
 from easydl.saving.whole import OPTIMIZER, STATES, TRAINER, WEIGHTS, contents
 
 KEPT = 2  # generations: should the newest be damaged, there is one before
-SECONDS = 60.0  # between two checkpoints amid an epoch
+SECONDS = 60.0  # between two checkpoints amid an epoch,
+REST = 20  # and at least so many times what saving one took
 NAME = re.compile(r"epoch(\d{5,})-batch(\d{8,})\.easydl")
 
 
@@ -189,7 +190,7 @@ class BackupAndRestore(Callback):
                 self._save(self.epoch, 0, None)  # what cannot be kept, or where, is found out here
             return
         self.epoch, self.batch = found["epoch"], found["batch"]
-        self._put_back()
+        self._put_back(found)
         self._ended = self.model.stop_training or self.epoch >= self._epochs
         place = f"epoch {self.epoch + 1}"
         if self.batch:
@@ -203,9 +204,8 @@ class BackupAndRestore(Callback):
         elif self.model._compiled.speaks:
             say(f"going on from {found['path'].name}: {place}")
 
-    def _put_back(self) -> None:
-        found, model = self._found, self.model
-        assert found is not None
+    def _put_back(self, found: dict[str, Any]) -> None:
+        model = self.model
         model.load_state_dict(found["weights"])
         for name, flag in found["trainable"].items():
             model.get_submodule(name).__dict__["trainable"] = flag
@@ -229,9 +229,7 @@ class BackupAndRestore(Callback):
         if found is None:
             return 0
         if self.batch:
-            self._found = found
-            self._put_back()
-            self._found = None
+            self._put_back(found)
             meter.load_state_dict(found["meter"], self.model.device)
         now = random_states()
         for source, state in zip(self.sources, found["sources"]):
@@ -305,7 +303,7 @@ class BackupAndRestore(Callback):
             old.unlink(missing_ok=True)
         self._ended = not batch and (model.stop_training or epoch >= self._epochs)
         self._saved_at = time.monotonic()
-        self._pause = max(SECONDS, 20 * (self._saved_at - begin))  # 5 % of the time at most
+        self._pause = max(SECONDS, REST * (self._saved_at - begin))
 
     def _model_parts(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Manifest and members of ``model.save``, or the weights where it cannot be saved so."""
