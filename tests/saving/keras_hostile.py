@@ -245,7 +245,9 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "keras: encrypted": (".keras", encrypted),
     "keras: a bomb as config": (".keras", lambda: zipped(b" " * 2 * 10**7, method=8)),
-    "keras: a bomb as weights": (".keras", lambda: zipped(model(dense()), bytes(2 * 10**7), method=8)),
+    "keras: a bomb as weights": (
+        ".keras", lambda: zipped(model(dense()), bytes(2 * 10**7), method=8)
+    ),
     "keras: a config of 9 MB": (".keras", lambda: zipped(b'{"a":"' + b"x" * 9 * 2**20 + b'"}')),
     "keras: depth 10,000": (".keras", lambda: zipped(dotted(10_000))),
     "keras: NaN": (".keras", lambda: zipped(b'{"class_name":NaN,"config":{}}')),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+import h5py
 import keras
 import numpy as np
 import pytest
 import torch
 from keras import layers as k
+from torch import nn
 
 import easydl as dl
 
@@ -208,3 +212,272 @@ def test_weights_of_keras_fit_the_same_model(name, suffix, saved):
                 buffer.zero_()
     model.load_weights(f"{path}.{suffix}")
     agree(model, x, answer)
+
+
+#: models written by hand in easydl's words → whose weights they take
+BY_HAND = {
+    "LeNet-5": lambda: [
+        dl.Conv2D(6, 3, padding="same", activation="tanh"), dl.AveragePooling2D(2),
+        dl.Conv2D(8, 3, activation="tanh"), dl.MaxPooling2D(2), dl.Flatten(),
+        dl.Dense(10, activation="tanh"), dl.Dense(4, activation="softmax"),
+    ],
+    "VGG": lambda: [
+        dl.Conv2D(4, 3, padding="same"), dl.BatchNormalization(), nn.ReLU(),
+        dl.Conv2D(5, 3, strides=2, padding="same", activation="relu"), nn.Flatten(),
+        nn.Dropout(0.5), dl.BatchNormalization(), dl.Dense(12, activation="relu"), dl.Dense(3),
+    ],
+    "generator": lambda: [
+        dl.Dense(96), dl.BatchNormalization(), dl.LeakyReLU(), dl.Reshape((6, 4, 4)),
+        dl.Conv2DTranspose(3, 4, strides=2, padding="same", activation="sigmoid"),
+    ],
+    "signals, pooled": lambda: [dl.Conv1D(5, 3), dl.GlobalMaxPooling1D(), dl.Dense(3)],
+    "functional": lambda: [
+        nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(80, 3), nn.Softmax(1),
+    ],
+    "text": lambda: [
+        dl.Embedding(9, 6), dl.Permute((2, 1)), dl.Conv1D(5, 3, padding="causal"),
+        dl.BatchNormalization(), dl.MaxPooling1D(2), dl.Permute((2, 1)), dl.LSTM(4),
+        dl.Dense(1, activation="sigmoid"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_weights_of_keras_fit_models_written_by_hand(name, suffix, saved):
+    _, path, x, answer = saved(name)
+    model = dl.Sequential(BY_HAND[name]())
+    model.build(x.shape[1:])
+    model.load_weights(f"{path}.{suffix}")
+    agree(model, x, answer)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_weights_of_keras_fit_wrapped_torch_networks(suffix, saved):
+    _, path, x, answer = saved("functional")
+    model = dl.Model(nn.Sequential(*BY_HAND["functional"]()))
+    model.load_weights(f"{path}.{suffix}")
+    agree(model, x, answer)
+
+
+@pytest.mark.parametrize(
+    "layers, says",
+    [
+        ([dl.Dense(12, input_dim=6), dl.Dense(3)], "not in the model"),
+        ([dl.Dense(12, input_dim=6), dl.BatchNormalization(), dl.Dense(8)], "missing"),
+        ([dl.Conv2D(4, 3, input_shape=(6, 8, 8)), dl.Flatten(), dl.Dense(3)], "another arch"),
+    ],
+)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_weights_of_another_architecture_are_listed_and_nothing_changes(
+    layers, says, suffix, saved
+):
+    _, path, *_ = saved("MLP")
+    model = dl.Sequential(layers)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=says) as error:
+        model.load_weights(f"{path}.{suffix}")
+    assert len(str(error.value)) <= 600
+    assert all((new == old).all() for new, old in zip(model.get_weights(), before))
+
+
+def test_shapes_that_differ_are_named_as_keras_has_them(saved):
+    _, path, *_ = saved("SimpleRNN")
+    model = dl.Sequential(
+        [dl.Dense(6, "relu"), dl.SimpleRNN(7, "relu"), dl.RepeatVector(3), dl.SimpleRNN(4)]
+    )
+    model.build((7, 4))
+    with pytest.raises(ValueError, match=r"cell/vars/0: \(6, 5\) instead of \(6, 7\)"):
+        model.load_weights(f"{path}.weights.h5")
+    with pytest.raises(ValueError, match=r"layer 2, weight 1 \(kernel\): \(6, 5\) instead of"):
+        model.load_weights(f"{path}.h5")
+
+
+def write_h5(path, groups, **attributes):
+    """The older form: ``{"dense_1": {"dense_1_W": array}}``."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in groups]
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        for name, weights in groups.items():
+            group = file.create_group(name)
+            group.attrs["weight_names"] = [word.encode() for word in weights]
+            for word, values in weights.items():
+                group[word] = values
+    return path
+
+
+def random(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype("f4")
+
+
+def test_names_of_keras_1(tmp_path):
+    w, b, u, c = random(4, 5), random(5), random(5, 2), random(2)
+    model = dl.Sequential([dl.Dense(5, "relu", input_dim=4), dl.Dropout(0.5), dl.Dense(2)])
+    x = random(3, 4)
+    right = np.maximum(x @ w + b, 0) @ u + c
+    groups = {
+        "dense_1": {"dense_1_W": w, "dense_1_b": b},
+        "dropout_1": {},
+        "dense_2": {"dense_2_W": u, "dense_2_b": c},
+    }
+    model.load_weights(write_h5(tmp_path / "weight_file.h5", groups))
+    np.testing.assert_allclose(model.predict(x, verbose=0), right, rtol=1e-5, atol=1e-6)
+    with h5py.File(tmp_path / "older.h5", "w") as file:  # before layers had names
+        file.attrs["nb_layers"] = 3
+        for number, weights in enumerate([(w, b), (), (2 * u, 2 * c)]):
+            group = file.create_group(f"layer_{number}")
+            for place, values in enumerate(weights):
+                group[f"param_{place}"] = values
+    model.load_weights(tmp_path / "older.h5")
+    np.testing.assert_allclose(model.predict(x, verbose=0), 2 * right, rtol=1e-5, atol=1e-6)
+
+
+def test_kernels_of_theano_are_turned(tmp_path):
+    kernel, bias = random(3, 2, 1, 4), random(4)
+    weights = {"conv/kernel:0": kernel, "conv/bias:0": bias}
+    for backend, turned_kernel in (("tensorflow", kernel), ("theano", kernel[::-1, ::-1])):
+        path = write_h5(tmp_path / backend, {"conv": weights}, keras_version="2.1.5",
+                        backend=backend)  # fmt: skip
+        model = dl.Sequential([dl.Conv2D(4, (3, 2), input_shape=(1, 5, 5))])
+        model.load_weights(path)
+        np.testing.assert_array_equal(model[0].weight.detach()[:, 0], turned_kernel[:, :, 0]
+                                      .transpose(2, 0, 1))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "layer, groups, version, says",
+    [
+        (dl.LSTM(2), {"l": {"l/kernel:0": random(4, 8)}}, "2.2.4", "hard_sigmoid"),
+        (dl.Conv1D(2, 3), {"c": {"c_W": random(2, 4, 3, 1)}}, "1.2.2", "Theano's kernels"),
+        (
+            dl.GRU(2),
+            {"g": {"g/kernel:0": random(4, 6), "g/recurrent_kernel:0": random(2, 6),
+                   "g/bias:0": random(6)}},
+            "2.4.0", "reset_after=False",
+        ),
+    ],
+)  # fmt: skip
+def test_what_older_files_do_not_tell_is_refused(layer, groups, version, says, tmp_path):
+    model = dl.Sequential([layer])
+    model.build((4, 4))
+    with pytest.raises(ValueError, match=says) as error:
+        model.load_weights(write_h5(tmp_path / "w.h5", groups, keras_version=version))
+    assert len(str(error.value)) <= 600
+
+
+def branched():
+    x = keras.Input((4,))
+    return keras.Model(x, k.Add()([k.Dense(4)(x), x]))
+
+
+def twice():
+    x, layer = keras.Input((4,)), k.Dense(4, name="both")
+    return keras.Model(x, layer(layer(x)))
+
+
+@pytest.mark.parametrize(
+    "build, says",
+    [
+        (branched, "layer 'add.* .*Branches"),
+        (twice, "layer 'both' .*used more than once"),
+        (lambda: series(k.GRU(3, reset_after=False, name="old")), "'old' .*reset_after=False"),
+        (lambda: series(k.LSTM(3, recurrent_activation="relu", name="odd")), "'odd' .*'relu'"),
+        (lambda: series(k.LSTM(3, recurrent_dropout=0.5, name="odd")), "'odd' .*recurrent_dropout"),
+        (lambda: series(k.Masking(name="mask")), "'mask' .*unknown layer 'Masking'"),
+        (lambda: pictures(k.Conv2D(2, 3, data_format="channels_first", name="c")), "'c' .*data_f"),
+        (lambda: pictures(k.BatchNormalization(axis=1, name="b")), "'b' .*axis=1"),
+        (lambda: series(k.Dense(3, activation="sparsemax", name="d")), "'d' .*sparsemax"),
+        (lambda: series(k.ReLU(threshold=1.0, name="r")), "'r' .*threshold=1.0"),
+        (lambda: series(k.Lambda(lambda x: 2 * x, name="code")), "'code' .*is code"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_what_easydl_does_not_have_is_named(build, says, suffix, tmp_path):
+    build().save(tmp_path / f"m.{suffix}")
+    with pytest.raises(ValueError, match=says) as error:
+        dl.load_keras(tmp_path / f"m.{suffix}")
+    assert "load_weights" in str(error.value) and len(str(error.value)) <= 600
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_weights_of_other_recurrences_are_refused_too(suffix, tmp_path):
+    series(k.GRU(3, reset_after=False, use_bias=False)).save(tmp_path / f"m.{suffix}")
+    model = dl.Sequential([dl.GRU(3, use_bias=False)])
+    model.build((7, 4))
+    with pytest.raises(ValueError, match="reset_after=False"):
+        model.load_weights(tmp_path / f"m.{suffix}")
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_names_penalties_bounds_and_frozen_layers_come_along(suffix, tmp_path):
+    first = k.Dense(
+        5, name="first", kernel_regularizer=keras.regularizers.L1L2(0.1, 0.2),
+        bias_constraint="non_neg", activity_regularizer="l2",
+    )  # fmt: skip
+    last = k.Dense(2, name="last", trainable=False)
+    keras.Sequential([keras.Input((4,)), first, last], name="mine").save(tmp_path / f"m.{suffix}")
+    model = dl.models.load_model(tmp_path / f"m.{suffix}")
+    assert (model.name, model.layer_names()) == ("mine", ["first", "last"])
+    penalty = dict(model[0].penalties)["weight"]
+    assert penalty(torch.tensor([3.0])).item() == pytest.approx(0.1 * 3 + 0.2 * 9)
+    assert isinstance(dict(model[0].constraints)["bias"], dl.constraints.NonNeg)
+    assert model[0].activity_regularizer(torch.tensor([3.0])).item() == pytest.approx(0.09)
+    assert (model[0].trainable, model[1].trainable) == (True, False)
+    frozen_before = model[1].weight.clone()
+    model.compile("sgd", "mse")
+    model.fit(random(8, 4), random(8, 2), verbose=0)
+    assert torch.equal(model[1].weight, frozen_before)
+
+
+def test_a_model_of_keras_goes_on_as_one_of_easydl(saved, tmp_path):
+    _, path, x, answer = saved("VGG")
+    model = dl.load_keras(f"{path}.keras")
+    model.save(tmp_path / "m.easydl")
+    agree(dl.load_model(tmp_path / "m.easydl"), x, answer)
+    plain = model.to_torch().eval()(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(plain, answer, rtol=1e-5, atol=1e-5)
+
+
+def test_an_h5_file_is_known_by_its_bytes(saved, tmp_path):
+    _, path, x, answer = saved("functional")
+    model = dl.load_keras(f"{path}.keras")
+    model[0].weight.data.zero_()
+    (tmp_path / "weights").write_bytes(path.with_name(f"{path.name}.weights.h5").read_bytes())
+    model.load_weights(tmp_path / "weights")
+    agree(model, x, answer)
+
+
+def test_weights_alone_are_no_model(saved):
+    _, path, *_ = saved("MLP")
+    with pytest.raises(ValueError, match=r"without an architecture; .*model\.load_weights\(path\)"):
+        dl.load_keras(f"{path}.weights.h5")
+
+
+def test_a_network_without_an_order_of_layers_is_refused(saved):
+    _, path, *_ = saved("MLP")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.line = nn.Linear(6, 3)
+
+    with pytest.raises(ValueError, match="expected a Sequential"):
+        dl.Model(Net()).load_weights(f"{path}.h5")
+
+
+def test_features_in_no_order_of_keras_are_refused(saved):
+    _, path, *_ = saved("LeNet-5")
+    layers = BY_HAND["LeNet-5"]()
+    model = dl.Sequential([*layers[:5], dl.Lambda(lambda x: x), *layers[5:]])
+    model.build((1, 8, 8))
+    with pytest.raises(ValueError, match=r"Permute\(\(2, 3, 1\)\) before the Flatten"):
+        model.load_weights(f"{path}.keras")
+
+
+def test_without_h5py_the_message_says_so(saved, monkeypatch):
+    _, path, *_ = saved("MLP")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match="pip install"):
+        dl.load_keras(f"{path}.keras")
