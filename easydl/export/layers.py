@@ -132,6 +132,11 @@ class Part:
 
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+#: easydl's layers whose initialisers read the weights as torch keeps them
+WEIGHTED = (
+    layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Embedding, layers.PReLU,
+    layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization,
+)  # fmt: skip
 
 
 def torch_norm_start(name: str) -> list[str]:
@@ -228,18 +233,22 @@ def easydl_parts(layer: Any) -> Iterator[Part]:
         twins.append(next(graph.children()))
         activation = getattr(layer, "activation", None)
         twins += [] if activation is None else leaves_of(plain(activation))
+    weighted = bool(getattr(layer, "initializers", None))
+    if weighted and not isinstance(layer, WEIGHTED):
+        raise refuse(f"the layer {type(layer).__name__}", "expected another one.")
     for twin in twins:
         if isinstance(twin, torch.fx.GraphModule):
             raise refuse(
                 f"the layer {type(layer).__name__} as it is used here",
                 "expected layers that are one of torch.nn's.",
             )
-        holds = bool(list(twin.parameters())) and getattr(layer, "initializers", None)
-        code, after = construct(twin), []
-        if isinstance(twin, NORMS) and holds:
+        code, after, owner = construct(twin), [], None
+        if list(twin.parameters()):  # of the layer, or of an activation with weights
+            owner, weighted = (layer, False) if weighted else (twin, False)
+        if isinstance(twin, NORMS) and owner is layer:
             gone = [key for key, parameter in twin._parameters.items() if parameter is None]
             after = [f"{{}}.{key} = None" for key in gone if f"{key}=False" not in code]
-        yield Part(code, layer if holds else None, after)
+        yield Part(code, owner, after)
 
 
 def leaves_of(module: nn.Module) -> list[nn.Module]:
@@ -282,7 +291,7 @@ def recurrent_parts(layer: Any) -> Iterator[Part]:
     code = f"nn.{kind}({layer.input_size}, {layer.hidden_size}, {', '.join(options)})"
     after = []
     if layer.bias and getattr(layer, "unit_forget_bias", False):
-        gate = f"[{layer.hidden_size} : {2 * layer.hidden_size}]"
+        gate = f"[{layer.hidden_size}:{2 * layer.hidden_size}]"
         for end in ("", "_reverse") if both_ways else ("",):
             after.append(f"{{}}.bias_ih_l0{end}.data{gate} = 1.0  # the forget gate remembers")
     for name, _ in layer.named_buffers(recurse=False):

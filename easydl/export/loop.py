@@ -104,7 +104,9 @@ def train(model: Model, parts: list[Part], names: list[str], fit: dict[str, Any]
         lines[-1] = '    """Every epoch: all rows once, in their order."""'
     random = fit["split"] == "random" and fit["validation_split"]
     if fit["shuffle"] or random:
-        lines.append("    shuffle_seed = int(torch.randint(2**62, ()))")
+        lines.append(
+            "    shuffle_seed = int(torch.randint(2**62, ()))  # epoch e has this seed + e"
+        )
     if fit["validation_split"]:
         lines += held_out(fit, bool(random))
     lines.append(f"    parameters = {parameters if some else 'list(model.parameters())'}")

@@ -211,7 +211,11 @@ def constants(model: Model, fit: dict[str, Any], seed: int) -> str:
         f"SEED = {seed}",
         f"EPOCHS = {fit['epochs']}",
         f"BATCH_SIZE = {fit['batch_size']}",
-        *([f"PIECE = {piece_rows(model, fit)}  # rows gathered at once"] if fit["shuffle"] else []),
+        *(
+            [f"PIECE = {piece_rows(model, fit)}  # rows gathered at once, 8 MB"]
+            if fit["shuffle"]
+            else []
+        ),
         f"EVALUATION_ROWS = {rows}  # rows at a time where nothing is learnt",
         f"FIGURES = [{names}]",
     ]

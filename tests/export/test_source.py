@@ -228,7 +228,12 @@ CASES = {
             dense(5, kernel_initializer=Orthogonal(2.0, seed=3), bias_initializer="ones"),
             dense(5, kernel_initializer=TruncatedNormal(0.1, 0.2), bias_initializer="uniform"),
             dense(5, kernel_initializer=VarianceScaling(0.5, "fan_out", "untruncated_normal")),
-            dense(5, kernel_initializer=nn.init.kaiming_normal_, bias_initializer="he_normal"),
+            dense(
+                5,
+                nn.PReLU(),
+                kernel_initializer=nn.init.kaiming_normal_,
+                bias_initializer="he_normal",
+            ),
             dense(1, kernel_initializer="glorot_normal"),
             optimizer="sgd",
             loss="mae",
@@ -391,6 +396,33 @@ def test_batches_that_lie_askew_in_memory(rows, batch_size, width, norm, tmp_pat
     assert_same_to_the_bit(model, history, model.source(SEED), {"x": x, "y": y})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_real_digits_to_the_bit(threads, tmp_path, monkeypatch):
+    from sklearn.datasets import load_digits
+
+    torch.set_num_threads(threads)
+    monkeypatch.chdir(tmp_path)
+    x, y = load_digits(return_X_y=True)
+    make = sequential(
+        layer(dl.Reshape, (1, 8, 8)),
+        layer(dl.Conv2D, 32, 3, padding="same", activation="relu"),
+        layer(dl.BatchNormalization),
+        layer(dl.MaxPooling2D, 2),
+        layer(dl.Flatten),
+        dense(64, "relu", kernel_regularizer="l2"),
+        layer(dl.Dropout, 0.5),
+        dense(10, "softmax"),
+        optimizer=adam_with(schedules.OneCycle(0.01, 250)),
+        loss=SPARSE,
+        metrics=["accuracy"],
+    )
+    options = {"epochs": 5, "batch_size": 32, "validation_split": 0.1}
+    model, history = trained(make, x / 16, y, **options)
+    assert history.history["val_accuracy"][-1] > 0.9
+    assert_same_to_the_bit(model, history, model.source(SEED), {"x": x / 16, "y": y})
+
+
 def test_frozen_layers_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -403,6 +435,16 @@ def test_frozen_layers_stay(tmp_path, monkeypatch):
     text = model.source(SEED)
     assert "model[1].eval()" in text
     assert_same_to_the_bit(model, history, text, {"x": X, "y": YES})
+
+
+def test_on_a_gpu_model_and_data_move(monkeypatch):
+    model, _ = trained(NORMED, X, YES)
+    monkeypatch.setattr(model._compiled, "device", torch.device("cuda"))
+    text = model.source(SEED)
+    script_of(text)
+    assert 'DEVICE = "cuda"' in text
+    assert "model.to(DEVICE)" in text
+    assert text.count(".to(DEVICE)") == 4  # and x, y, order
 
 
 def test_it_runs_where_easydl_is_not(tmp_path):
@@ -497,6 +539,29 @@ REFUSED = {
     "the layer Own": (sequential(lambda: Own(6, 1), optimizer="sgd", loss="mse"), {}),
     "the layer Lambda": (
         sequential(dense(1), layer(dl.Lambda, torch.sin), optimizer="sgd", loss="mse"),
+        {},
+    ),
+    "the layer Conv2DTranspose": (
+        sequential(
+            layer(dl.Reshape, (6, 1, 1)),
+            layer(dl.Conv2DTranspose, 1, 1),
+            layer(dl.Flatten),
+            optimizer="sgd",
+            loss="mse",
+        ),
+        {},
+    ),
+    "Bidirectional": (
+        sequential(
+            layer(dl.Reshape, (3, 2)),
+            layer(dl.Bidirectional, dl.LSTM(1), merge_mode="sum"),
+            optimizer="sgd",
+            loss="mse",
+        ),
+        {},
+    ),
+    "the layer Residual": (
+        sequential(layer(dl.Residual, [dl.Dense(6)]), dense(1), optimizer="sgd", loss="mse"),
         {},
     ),
     "the loss mse_of_mine": (one(loss=lambda: mse_of_mine), {}),
