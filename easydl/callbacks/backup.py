@@ -43,8 +43,11 @@ class BackupAndRestore(Callback):
     they have ``state_dict`` and ``load_state_dict``. ``compile(jit=True)`` rounds as it is grouped
     and comes back to float tolerance.
 
-    The files are those of ``model.save`` where the model can be saved so (``load_model`` reads
-    them), else they hold the weights beside the state of the training.
+    Arrays, memory maps and Datasets go on by index. A DataLoader, generator or function is read
+    again up to where it was; one that keeps its workers starts them anew every epoch.
+
+    The files are those of ``model.save`` without the history where the model can be saved so
+    (``load_model`` reads them), else they hold the weights beside the state of the training.
 
     Args:
         backup_dir: The folder, which is made when missing; for one script alone.
@@ -77,15 +80,13 @@ class BackupAndRestore(Callback):
         save_freq: str | int = "epoch",
         delete_checkpoint: bool = True,
     ) -> None:
-        self.folder = Path(backup_dir)
-        self.every = None
-        if save_freq != "epoch":
-            self.every = check_positive_int("save_freq", save_freq)
+        self.folder, by_epoch = Path(backup_dir), save_freq == "epoch"
+        self.every = None if by_epoch else check_positive_int("save_freq", save_freq)
         self.delete_checkpoint = delete_checkpoint
         self.epoch = self.batch = 0  # where training begins
         self.seed: int | None = None  # of the interrupted fit
         self._found: dict[str, Any] | None = None
-        self._ended = False  # whether the newest checkpoint is the end of the training
+        self._ended = False  # whether the newest checkpoint ends the training
         self.sources: tuple = ()  # of training and validation
         self._kept: list[Path] = []  # the checkpoints that are known to be whole
 
@@ -192,9 +193,7 @@ class BackupAndRestore(Callback):
         self.epoch, self.batch = found["epoch"], found["batch"]
         self._put_back(found)
         self._ended = self.model.stop_training or self.epoch >= self._epochs
-        place = f"epoch {self.epoch + 1}"
-        if self.batch:
-            place += f", batch {self.batch + 1}"
+        place = f"epoch {self.epoch + 1}, batch {self.batch + 1}"
         if self._ended:
             warn_user(
                 f"nothing is left to train: {found['path'].name} in {str(self.folder)[-120:]!r} is "
