@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import operator
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -114,6 +115,15 @@ def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
             f"{name}={number} was given; expected a whole number of at least {minimum}."
         )
     return number
+
+
+def check_path(name: str, value: Any, example: str) -> Path:
+    """A path as ``Path``: text or ``os.PathLike`` of some length."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}={value!r:.60} was given; expected a path, such as {example!r}.")
+    if not os.fspath(value) or "\0" in str(value):
+        raise ValueError(f"{name}={value!r:.60} was given; expected a path, such as {example!r}.")
+    return Path(value)
 
 
 def check_flag(name: str, value: Any) -> bool:

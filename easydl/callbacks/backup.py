@@ -21,7 +21,7 @@ from easydl.callbacks.files import check_writable
 from easydl.callbacks.progress import ProgressBar, say
 from easydl.data.stream import Stream
 from easydl.data.workers import random_states, set_random_states
-from easydl.errors import check_positive_int, warn_user
+from easydl.errors import check_path, check_positive_int, warn_user
 from easydl.saving.container import Reader, pack, read_json, write_atomically
 from easydl.saving.objects import Decoder, Encoder
 from easydl.saving.optimizer import restore_training_state, training_state
@@ -80,7 +80,7 @@ class BackupAndRestore(Callback):
         save_freq: str | int = "epoch",
         delete_checkpoint: bool = True,
     ) -> None:
-        self.folder, by_epoch = Path(backup_dir), save_freq == "epoch"
+        self.folder, by_epoch = check_path("checkpoint", backup_dir, "runs/a"), save_freq == "epoch"
         self.every = None if by_epoch else check_positive_int("save_freq", save_freq)
         self.delete_checkpoint = delete_checkpoint
         self.epoch = self.batch = 0  # where training begins

@@ -16,7 +16,7 @@ from easydl.callbacks.history import number
 from easydl.callbacks.learning_rate import learning_rate
 from easydl.callbacks.monitor import Monitor
 from easydl.callbacks.progress import say
-from easydl.errors import check_positive_int
+from easydl.errors import check_path, check_positive_int
 from easydl.saving import FOREIGN
 from easydl.saving.whole import contents
 
@@ -73,7 +73,7 @@ class ModelCheckpoint(Callback):
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
     ) -> None:
-        self.filepath = os.fspath(filepath)
+        self.filepath = str(check_path("filepath", filepath, "best.safetensors"))
         self.monitor = monitor
         self.verbose = verbose
         self.save_best_only = save_best_only
@@ -211,7 +211,7 @@ class CSVLogger(Callback):
             raise ValueError(
                 f"separator={separator!r} was given; expected one character, for example ';'."
             )
-        self.filename = os.fspath(filename)
+        self.filename = str(check_path("filename", filename, "log.csv"))
         self.separator = separator
         self.append = append
         self._file: IO[str] | None = None
@@ -297,7 +297,7 @@ class TensorBoard(Callback):
         *,
         update_freq: str | int = "epoch",
     ) -> None:
-        self.log_dir = os.fspath(log_dir)
+        self.log_dir = str(check_path("log_dir", log_dir, "logs"))
         self.histogram_freq = check_positive_int("histogram_freq", histogram_freq, minimum=0)
         if update_freq == "epoch":
             self._every = 0

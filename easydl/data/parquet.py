@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-import os
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from easydl.data.convert import leaves, map_tree, to_tensor
 from easydl.data.read import Batch
 from easydl.data.rows import CHUNK_BYTES
 from easydl.data.stream import Stream
-from easydl.errors import did_you_mean
+from easydl.errors import check_path, did_you_mean
 
 WINDOW_BYTES = 32 * 2**20  # rows shuffled together: a window in use, one being made
 LANES = 4  # row groups that a window is taken from
@@ -41,8 +40,8 @@ class Parquet:
                 "easydl.data.parquet needs pyarrow, which is not installed; write "
                 "pip install 'easydl[data]'."
             ) from error
-        one = isinstance(path_or_paths, (str, os.PathLike))
-        self.paths = [os.fspath(path) for path in ([path_or_paths] if one else path_or_paths)]
+        given = list(path_or_paths) if isinstance(path_or_paths, (list, tuple)) else [path_or_paths]
+        self.paths = [str(check_path("path", path, "train.parquet")) for path in given]
         if not self.paths:
             raise ValueError("parquet was given no path; expected at least one.")
         self.files = []
@@ -50,12 +49,19 @@ class Parquet:
             try:
                 self.files.append(pq.read_metadata(path))
             except OSError as error:
-                raise type(error)(f"{path}: {error}") from None
+                raise type(error)(
+                    f"{path[-200:]}: {str(error)[:200]}. Expected Parquet files that are there."
+                ) from None
             except Exception as error:
                 raise ValueError(
                     f"{path} cannot be read as Parquet: {str(error)[:200]}. Expected a file that "
                     "to_parquet or pyarrow.parquet.write_table wrote."
                 ) from error
+        if not isinstance(target, (str, list, tuple, type(None))):
+            raise TypeError(
+                f"target={target!r:.60} was given; expected the name of a column, or a list of "
+                "names."
+            )
         names = self.files[0].schema.to_arrow_schema().names
         self.one_target = isinstance(target, str)
         self.target = [] if target is None else [target] if self.one_target else list(target)
@@ -63,7 +69,9 @@ class Parquet:
         if columns is not None:
             self.columns = [columns] if isinstance(columns, str) else list(columns)
         if not self.columns:
-            raise ValueError(f"parquet was left with no column of features; {path} has {names}.")
+            raise ValueError(
+                f"parquet was left with no column of features; expected some of {names!s:.300}."
+            )
         wanted = [*self.columns, *self.target]
         twice = [name for name in wanted if wanted.count(name) > 1]
         if twice:

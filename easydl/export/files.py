@@ -7,10 +7,8 @@ import copy
 import importlib.util
 import io
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from easydl.data import Arrays, as_source
 from easydl.data.convert import Tree, leaves, map_tree
-from easydl.errors import warn_user
+from easydl.errors import check_path, warn_user
 from easydl.export.plain import has_own_forward, to_torch
 from easydl.saving import write_atomically
 from easydl.training import prepare
@@ -36,7 +34,7 @@ BATCHES = (1, 2, 5)  # rows that a file is tried with: it must not know the exam
 
 def export(model: Model, path: Any, x: Any = None) -> None:
     """See ``Model.export``."""
-    path = Path(os.fspath(path))
+    path = check_path("path", path, "m.onnx")
     if path.suffix not in WRITERS:
         raise ValueError(
             f"export({str(path)!r:.200}) was called; expected a name that ends in .pt2 "
@@ -61,8 +59,8 @@ def export(model: Model, path: Any, x: Any = None) -> None:
     try:
         with torch.no_grad():
             names = output_names(network(*call.args, **call.options))
-    except TypeError as error:
-        if x is None:  # it takes more than one input
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        if x is None:  # it takes several inputs, or indices
             raise ValueError(UNKNOWN) from error
         raise
     with quiet(), refusing(network):
@@ -70,14 +68,14 @@ def export(model: Model, path: Any, x: Any = None) -> None:
             network, call.args, call.options, dynamic_shapes=call.dynamic()
         )
         content, run = WRITERS[path.suffix](program, call, names)
+    if run is not None:
+        check(network, model, rows, run)
+    write_atomically(path, content)
     if run is None:
         warn_user(
             f"{path.name} was written, but not compared with the model: that needs onnxruntime "
             "(pip install onnxruntime)."
         )
-    else:
-        check(network, model, rows, run)
-    write_atomically(path, content)
 
 
 def example(model: Model, x: Any) -> Tree:

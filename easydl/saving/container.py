@@ -23,6 +23,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from easydl.errors import check_path
+
 VERSION = 1
 MANIFEST = "manifest.json"
 MEMBERS = (  # in this order
@@ -101,8 +103,8 @@ class Reader:
     """
 
     def __init__(self, path: Any) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():  # a pipe would be waited for
+        self.path = check_path("path", path, "m.easydl")
+        if not os.path.isfile(path):  # a pipe would be waited for
             raise FileNotFoundError(
                 f"no file at {str(self.path)!r:.300}; expected one of model.save."
             )
@@ -208,6 +210,8 @@ def what_is(head: bytes) -> str:
     }.items():
         if head.startswith(start):
             return kind
+    if head[8:9] == b"{":
+        return "it is a safetensors file, whose weights model.load_weights reads"
     return "it is no easydl model, or damaged at its start" if head else "it is empty"
 
 
@@ -255,9 +259,15 @@ def write_atomically(path: Any, content: bytes | Iterable[bytes | memoryview]) -
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(
+                error.errno,
+                f"{str(path)[-200:]!r} cannot be written ({error.strerror}); expected the name of "
+                "a file in a folder that is there, has room, and may be written.",
+            ) from None
         raise
     with contextlib.suppress(OSError):  # Windows has no folders to open, some discs no fsync
         folder = os.open(path.parent, os.O_RDONLY)

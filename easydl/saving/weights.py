@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from easydl.errors import check_path
 from easydl.saving.container import MEMBERS, Reader, read_json, what_is, write_atomically
 
 WHOLE = (".easydl",)  # what model.save writes
@@ -36,7 +37,7 @@ def save_weights(model: nn.Module, path: Any) -> None:
         ValueError: the model's shapes are not known yet, or the name ends in another format's.
         OSError: the folder cannot be written.
     """
-    path = Path(path)
+    path = check_path("path", path, "w.safetensors")
     if path.suffix in FOREIGN + WHOLE:
         hint = " For the whole model write model.save(path)." if path.suffix in WHOLE else ""
         raise ValueError(
@@ -152,8 +153,8 @@ def load_weights(model: nn.Module, path: Any) -> None:
         FileNotFoundError: no such file.
         ValueError: a damaged file; weights of another architecture, listing the differences.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = check_path("path", path, "w.safetensors")
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"no weight file at {str(path)!r:.300}; expected one of save_weights."
         )

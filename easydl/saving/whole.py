@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from easydl.errors import check_path
 from easydl.saving.container import MEMBERS, Reader, pack, write_atomically
 from easydl.saving.objects import Decoder, Encoder
 from easydl.saving.optimizer import (
@@ -31,7 +31,7 @@ def save_model(
     model: Any, path: Any, include_optimizer: bool = True, custom_objects: Any = None
 ) -> None:
     """Write the whole model to ``path``; see ``Model.save``."""
-    path = Path(path)
+    path = check_path("path", path, "m.easydl")
     if path.suffix.lower() in (*FOREIGN, ".safetensors", ".onnx", ".pt2"):
         raise ValueError(
             f"save({str(path)!r:.200}) was asked, which is another format's name; expected, for "
@@ -124,7 +124,13 @@ def load_model(path: Any, custom_objects: dict[str, Any] | None = None) -> Any:
         >>> dl.models.load_model(path).layers
         [Dense(in_features=3, out_features=2, bias=True)]
     """
-    if Path(path).suffix.lower() in (".keras", ".h5", ".hdf5"):
+    path = check_path("path", path, "m.easydl")
+    if not isinstance(custom_objects, (dict, type(None))):
+        raise TypeError(
+            f"custom_objects={custom_objects!r:.60} was given; expected a dict of classes and "
+            "functions by name: {'Mine': Mine}."
+        )
+    if path.suffix.lower() in (".keras", ".h5", ".hdf5"):
         from easydl.saving.keras_model import load_keras
 
         return load_keras(path)
