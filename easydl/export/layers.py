@@ -201,6 +201,7 @@ def easydl_parts(layer: Any) -> Iterator[Part]:
                 f"Bidirectional(merge_mode={layer.merge_mode!r})", "expected 'concat', the default."
             )
         layer = layer.layer
+        check_hooks(layer)
     if isinstance(layer, nn.RNNBase):
         yield from recurrent_parts(layer)
         return

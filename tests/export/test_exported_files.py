@@ -180,6 +180,15 @@ def test_several_inputs_and_outputs(x, tmp_path):
         model.export(tmp_path / "m.pt2")
 
 
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 2)
+
+    def forward(self, x):
+        return self.table(x).sum(1)
+
+
 class Branch(nn.Module):
     def forward(self, x):
         return 2 * x if x.sum() > 0 else x
@@ -222,6 +231,11 @@ def test_the_shapes_must_be_known(tmp_path):
         dl.Sequential([dl.Dense(3)]).export(tmp_path / "m.pt2")
     with pytest.raises(ValueError, match=r"does not know.*x=x_test\[:5\]"):
         dl.Model(nn.Linear(4, 3)).export(tmp_path / "m.pt2")
+    inner = dl.Model(Table())
+    inner.build((3,))
+    with pytest.raises(ValueError, match=r"does not know.*x=x_test\[:5\]"):
+        inner.export(tmp_path / "m.pt2")
+    inner.export(tmp_path / "m.pt2", [[1, 2, 3], [4, 5, 8]])
     with pytest.raises(ValueError, match="expected a few rows as arrays"):
         made(mlp).export(tmp_path / "m.pt2", iter([X]))
 

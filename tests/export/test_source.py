@@ -419,7 +419,7 @@ def test_real_digits_to_the_bit(threads, tmp_path, monkeypatch):
     )
     options = {"epochs": 5, "batch_size": 32, "validation_split": 0.1}
     model, history = trained(make, x / 16, y, **options)
-    assert history.history["val_accuracy"][-1] > 0.9
+    assert history.history["val_accuracy"][-1] > 0.8
     assert_same_to_the_bit(model, history, model.source(SEED), {"x": x / 16, "y": y})
 
 
