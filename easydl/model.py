@@ -813,6 +813,9 @@ class Model(nn.Module):
     def load_weights(self, path: Any) -> None:
         """Read weights: a file of ``save_weights`` or ``save``, others' safetensors, or ``.pt``.
 
+        Keras's ``.h5``, ``.weights.h5`` and ``.keras`` too, for a model of the same layers whose
+        pictures are (N, C, H, W); ``easydl.load_keras`` rebuilds the model as well.
+
         Raises:
             FileNotFoundError: no such file.
             ValueError: a damaged file, or weights of another architecture, listing the differences.

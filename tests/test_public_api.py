@@ -25,7 +25,7 @@ PUBLIC = {
         SELU SeparableConv2D Sequential SiLU Sigmoid SimpleRNN Softmax Softplus Softsign
         SpatialDropout1D SpatialDropout2D SpatialDropout3D Swish Tanh TimeDistributed
         UpSampling2D ZeroPadding2D activations callbacks constraints data initializers layers
-        load_model losses metrics models optimizers regularizers seed utils
+        load_keras load_model losses metrics models optimizers regularizers seed utils
     """,
     "easydl.activations": """
         get trace_module traced
@@ -74,7 +74,7 @@ PUBLIC = {
         TopKCategoricalAccuracy get
     """,
     "easydl.models": """
-        Input Model Sequential load_model
+        Input Model Sequential load_keras load_model
     """,
     "easydl.optimizers": """
         Adadelta Adagrad Adam AdamW Adamax FromTorch Nadam Optimizer RMSprop Ready SGD
