@@ -60,10 +60,7 @@ def load_keras_weights(model: Any, path: Any, functional: set[int] | None = None
     require_built(model, "load_weights")
     with KerasFile(path) as file:
         tensors = tensors_for(model, file, functional)
-    own = model.state_dict()
-    for key, tensor in tensors.items():
-        own[key] = tensor
-    model.load_state_dict(own, assign=any(tensor.is_meta for tensor in model.parameters()))
+    model.load_state_dict({**model.state_dict(), **tensors})
 
 
 def tensors_for(
@@ -100,9 +97,8 @@ def tensors_for(
                 "quantized weights are not."
             )
         if file.backend == "theano" and slot.word == "kernel" and len(slot.shape) > 2:
-            values = np.flip(
-                values, tuple(range(len(slot.shape) - 2))
-            )  # Theano turns kernels round
+            window = tuple(range(len(slot.shape) - 2))
+            values = np.flip(values, window)  # Theano turns kernels round
         for tensor, put in slot.fills:
             turned = torch.from_numpy(np.ascontiguousarray(put(values))).reshape(tensor.shape)
             tensors[keys[id(tensor)]] = turned.to(tensor.dtype)
@@ -277,7 +273,9 @@ def _leaves(
     for number, layer in enumerate(chain):
         name = _keras_name(layer)
         if name == "sequential":
-            given = {part.removeprefix(start).split("/")[0] for part in shapes if start in part}
+            given = {
+                part.removeprefix(start).split("/")[0] for part in shapes if part.startswith(start)
+            }
             kinds = {part.rstrip("_0123456789") for part in given} & {"sequential", "functional"}
             if len(kinds) == 2 and functional is None:
                 raise ValueError(
@@ -308,10 +306,13 @@ def _keras_name(layer: Any) -> str:
 
 def _follow_orders(leaves: list[Leaf], shape: Any) -> None:
     """Find out which features stand in the order of flattened pictures; sets rows and columns."""
-    first = shape is not None and len(shape) >= 3  # whether a tensor has its channels first
-    channels = shape[1 if leaves and leaves[0].timed else 0] if first else None
+    shape = () if shape is None else shape
+    timed = bool(leaves) and leaves[0].timed
+    first = len(shape) >= 3 + timed  # whether a tensor has its channels first
+    channels = shape[timed] if first else None
     order = 1  # channels of the picture that the features are, flattened
-    space: list[Leaf] | None = []  # leaves whose features could be sorted, None where none may be
+    flat = True  # whether all of them stand in one axis
+    space: list[Leaf] | None = [] if len(shape) < 2 else None  # whose features could be sorted
     for number, leaf in enumerate(leaves):
         layer, leaf.first = leaf.layer, bool(first)
         if order != 1 and not _keeps_order(layer):
@@ -326,16 +327,18 @@ def _follow_orders(leaves: list[Leaf], shape: Any) -> None:
             channels = getattr(source, "out_channels", None) or width or channels
             first, space = not _pools_all(layer), None
         elif isinstance(layer, (nn.Flatten, layers.Reshape)) and _flattens(layer):
-            if first and channels is None:
-                raise OrderError(f"{label(layer)} comes after layers that easydl does not know.")
-            order, space = (
-                (channels or 1, None) if first else (order, space if order == 1 else None)
-            )
+            if (first and channels is None) or (order != 1 and not flat):
+                raise OrderError(
+                    f"{label(layer)} reads features whose order in Keras is not known here; "
+                    "expected pictures of easydl's layers. Write dl.load_keras(path)."
+                )
+            if first:
+                order, space, flat = channels or 1, None, not leaf.timed
             first = False
         elif isinstance(layer, layers.Reshape):
             reader = _next_reader(leaves[number + 1 :])
             into_picture = len(layer.target_shape) >= 3 or isinstance(reader, nn.Conv1d)
-            if first and channels != 1:
+            if (first and channels != 1) or order != 1:
                 raise OrderError(
                     f"{label(layer)} reads pictures, whose entries stand in another order in "
                     "Keras. Put Permute((2, 3, 1)) before it, or write dl.load_keras(path)."
@@ -344,21 +347,24 @@ def _follow_orders(leaves: list[Leaf], shape: Any) -> None:
             channels = layer.target_shape[0] if first else None
             if first and channels != 1:
                 _sort_back(leaf, leaves[:number], space)
-            order, space = 1, None
+            space = None
         elif isinstance(layer, (nn.Linear, nn.RNNBase, layers.Bidirectional)):
-            if first and getattr(layer, "rank", 2) > 2:
+            if first:
                 raise OrderError(
                     f"{label(layer)} reads the last axis, which is the width of pictures here and "
                     "the channels in Keras. Put Permute((2, 3, 1)) before it."
                 )
             leaf.rows, order, first = order, 1, False
-            space = [leaf] if isinstance(layer, nn.Linear) else None
+            dense = isinstance(layer, nn.Linear) and getattr(layer, "rank", 2) == 2
+            space = [leaf] if dense and not leaf.timed else None
         elif isinstance(layer, (layers.Permute, nn.Embedding)):
             order, first, space = 1, False, None
         elif list(layer.parameters()):
             leaf.rows = order
             if space is not None:
                 space.append(leaf)
+        elif isinstance(layer, layers.RepeatVector):
+            flat, space = False, None
         elif not _keeps_order(layer):
             channels = None
     if leaves:
@@ -389,7 +395,8 @@ def _flattens(layer: Any) -> bool:
 
 
 def _pools_all(layer: Any) -> bool:
-    return isinstance(layer, GLOBAL_POOLING) and not getattr(layer, "config", {}).get("keepdims")
+    config = getattr(layer, "config", {"keepdims": True})  # torch's own keeps them
+    return isinstance(layer, GLOBAL_POOLING) and not config["keepdims"]
 
 
 def _is_last_axis(reader: Any) -> bool:
@@ -400,11 +407,11 @@ def _is_last_axis(reader: Any) -> bool:
 def _next_reader(leaves: list[Leaf]) -> Any:
     """The next layer that says where its channels are."""
     for leaf in leaves:
-        if _torch_kind(leaf.layer).__module__ not in ELEMENTWISE[:2] or list(
-            leaf.layer.parameters()
+        entrywise = _torch_kind(leaf.layer).__module__ in ELEMENTWISE[:2]
+        if not entrywise and not isinstance(
+            leaf.layer, (layers.Activation, layers.GaussianNoise, nn.Identity)
         ):
-            if not isinstance(leaf.layer, (layers.Activation, layers.GaussianNoise)):
-                return leaf.layer
+            return leaf.layer
     return None
 
 
