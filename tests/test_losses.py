@@ -502,3 +502,16 @@ def test_sample_weight_of_ones_changes_nothing_for_a_sum_over_the_classes():
     plain = model.evaluate(x, y, verbose=0)
     ones = model.evaluate(x, y, verbose=0, sample_weight=torch.ones(6))
     assert ones == pytest.approx(plain, rel=1e-6)
+
+
+def test_losses_say_what_kind_they_are():
+    for loss in ("mse", "hinge", "binary_crossentropy", nn.L1Loss()):
+        assert losses.is_elementwise(losses.get(loss)) is True
+    for loss in ("categorical_crossentropy", nn.CrossEntropyLoss(), nn.NLLLoss()):
+        assert losses.is_elementwise(losses.get(loss)) is False
+        assert losses.is_index_loss(losses.get(loss)) is isinstance(loss, nn.Module)
+
+
+def test_a_summed_loss_has_no_form_for_each_sample():
+    with pytest.raises(ValueError, match=r"MSELoss\(reduction='sum'\).*expected"):
+        losses.per_sample_form(nn.MSELoss(reduction="sum"))(torch.ones(2, 1), torch.ones(2, 1))

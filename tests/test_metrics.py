@@ -741,3 +741,25 @@ def test_message_about_shapes_speaks_of_n_rows_and_not_of_those_tried_out():
         metrics.Accuracy().update(torch.rand(5, 3), torch.zeros(2))
     with pytest.raises(ValueError, match=r"expected class indices \(N, 4\) or one-hot rows"):
         metrics.Accuracy().update(torch.rand(5, 4, 3), torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("weighted_first", [True, False])
+def test_auc_of_batches_with_and_without_weights(weighted_first):
+    """Rows without a weight count once."""
+    dice = np.random.default_rng(3)
+    scores, labels = dice.normal(size=40).astype("float32"), dice.integers(2, size=40)
+    weights = np.concatenate([dice.uniform(0.1, 5, size=20), np.ones(20)])
+    metric, parts = metrics.AUC(), [(slice(0, 20), True), (slice(20, 40), False)]
+    for rows, weighted in parts if weighted_first else parts[::-1]:
+        given = torch.tensor(weights[rows]) if weighted else None
+        metric.update(torch.tensor(scores[rows]), torch.tensor(labels[rows]), given)
+    assert metric.result() == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weights))
+
+
+def test_cosine_similarity_of_sequences_is_over_the_last_axis():
+    dice = np.random.default_rng(4)
+    y_pred, y_true = dice.normal(size=(2, 6, 5, 3))
+    metric = metrics.CosineSimilarity()
+    metric.update(torch.tensor(y_pred), torch.tensor(y_true))
+    norms = np.linalg.norm(y_pred, axis=-1) * np.linalg.norm(y_true, axis=-1)
+    assert metric.result() == pytest.approx(((y_pred * y_true).sum(-1) / norms).mean())

@@ -197,3 +197,33 @@ def test_meter_keeps_no_graph_and_counts_every_output(monkeypatch):
     monkeypatch.setattr(meter, "LARGEST", 333 * 6)
     kept.add({"loss": outputs[0].sum()}, 333, outputs, (X[:, :1], X[:, 1:]), None)
     assert not kept._pending
+
+
+def test_a_meter_goes_on_from_what_it_has_gathered():
+    """Amid a pass, with sums, outputs that wait, and nested parts."""
+    model = binary_model()
+    model.evaluate(X, Y, verbose=0)  # settles the heads
+    batches = list(zip(X.split(7), Y.float().reshape(-1, 1).split(7)))
+
+    def add(gathered, some):
+        for x, y in some:
+            outputs = model(x).detach()
+            loss = nn.functional.binary_cross_entropy(outputs, y)
+            gathered.add({"loss": loss}, len(x), outputs, y, None)
+
+    whole = meter.Meter(model._compiled.heads)
+    add(whole, batches[:20])
+    whole.flush()
+    add(whole, batches[20:25])
+    state = whole.state_dict()
+    state = {key: list(v) if isinstance(v, list) else dict(v) for key, v in state.items()}
+    add(whole, batches[25:])
+    expected = whole.read()
+    again = meter.Meter(model._compiled.heads)
+    again.load_state_dict(state, torch.device("cpu"))
+    add(again, batches[25:])
+    assert again.read() == expected
+    nested = ({"a": torch.ones(2), "b": [torch.ones(1), 3]}, None)
+    moved = meter.on_device(nested, torch.device("meta"))
+    assert moved[0]["a"].is_meta and moved[0]["b"][0].is_meta
+    assert moved[0]["b"][1] == 3 and moved[1] is None
