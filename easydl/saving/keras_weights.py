@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from easydl import layers
 from easydl.layers.base import label
+from easydl.saving.keras_config import CHAINS, in_line
 from easydl.saving.keras_files import KerasFile
 from easydl.saving.keras_layouts import Leaf, Slot, slots_of
 from easydl.saving.weights import check_same_architecture, require_built
@@ -25,6 +26,11 @@ from easydl.training.trainable import sync_trainable
 WORDS = {
     "kernel", "bias", "recurrent_kernel", "gamma", "beta", "moving_mean", "moving_variance",
     "embeddings", "alpha", "pointwise_kernel",
+}  # fmt: skip
+WEIGHTED = {
+    "dense", "conv1d", "conv2d", "conv3d", "conv2d_transpose", "depthwise_conv2d",
+    "separable_conv2d", "embedding", "batch_normalization", "layer_normalization",
+    "group_normalization", "lstm", "gru", "simple_rnn", "bidirectional", "p_re_lu",
 }  # fmt: skip
 ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "torch.nn.modules.linear")
 PICTURE_READERS = (
@@ -45,7 +51,10 @@ KERAS_NAMES: dict[type, str] = {
 def load_keras_weights(model: Any, path: Any, functional: set[int] | None = None) -> None:
     """Read the weights of a Keras file into ``model``; nothing changes unless everything fits.
 
-    Layers are matched by their order and kind, as Keras does. See the module's table for layouts.
+    Layers are matched by their order and kind, as Keras does: ``.weights.h5`` keeps the order of
+    the Dense and that of the Conv2D layers, but not which came first. ``keras_layouts`` has the
+    layouts. Files of Keras 3 do not tell the recurrence of a GRU without biases either: it is
+    taken for ``reset_after=True``, the default.
 
     Args:
         path: ``.keras``, ``.weights.h5`` or the older ``.h5``.
@@ -87,6 +96,8 @@ def tensors_for(
     given = {name: torch.empty(file.shapes[at], device="meta") for name, at in found.items()}
     own = {name: torch.empty(slot.shape, device="meta") for name, slot in wanted.items()}
     check_same_architecture(own, given, file.what)
+    if file.groups is None:
+        _check_sequence(leaves, file)
     keys = {id(tensor): key for key, tensor in reversed(model.state_dict(keep_vars=True).items())}
     tensors = {}
     for name, slot in wanted.items():
@@ -165,6 +176,36 @@ def _word_of(place: str) -> str | None:
     word = place.rpartition("/")[2].split(":")[0]
     word = word.replace("depthwise_kernel", "kernel")  # Keras 3's word for a DepthwiseConv2D
     return word if word in WORDS else None
+
+
+def _check_sequence(leaves: list[Leaf], file: KerasFile) -> None:
+    """Compare the kinds of layers in their order: Keras 3 keeps its weights by kinds alone."""
+    try:
+        theirs = list(_kinds(file.config))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return  # weights alone, or a graph whose order is not a chain's
+    ours = [name for leaf in leaves if (name := _keras_name(leaf.layer)) in WEIGHTED]
+    if sorted(ours) == sorted(theirs) and ours != theirs:
+        place = next(n for n, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1])
+        raise ValueError(
+            f"{file.what} holds weights of another architecture: layer {place + 1} of those with "
+            f"weights is {theirs[place]}, and {ours[place]} in the model. Expected those of a model "
+            "with the same layers; dl.load_keras(path) rebuilds it."
+        )
+
+
+def _kinds(entry: Any) -> Iterator[str]:
+    """The kinds of the layers with weights in an architecture, in their order."""
+    from easydl.model import snake_case
+
+    kind, config = entry["class_name"], entry["config"]
+    if kind in CHAINS:
+        for part in config["layers"] if kind == "Sequential" else in_line(config):
+            yield from _kinds(part)
+    elif kind == "TimeDistributed":
+        yield from _kinds(config["layer"])
+    elif snake_case(kind) in WEIGHTED:
+        yield snake_case(kind)
 
 
 def _check_recurrence(config: Any) -> None:

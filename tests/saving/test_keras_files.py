@@ -296,6 +296,16 @@ def test_weights_of_another_architecture_are_listed_and_nothing_changes(
     assert all((new == old).all() for new, old in zip(model.get_weights(), before))
 
 
+def test_layers_of_the_same_shapes_in_another_order_are_refused(tmp_path):
+    theirs = [k.Dense(5), k.LayerNormalization(), k.Dense(5)]
+    keras.Sequential([keras.Input((5,)), *theirs]).save(tmp_path / "m.keras")
+    model = dl.Sequential([dl.Dense(5, input_dim=5), dl.Dense(5), dl.LayerNormalization()])
+    with pytest.raises(
+        ValueError, match=r"layer 2 .* is layer_normalization, and dense in the mod"
+    ):
+        model.load_weights(tmp_path / "m.keras")
+
+
 def test_shapes_that_differ_are_named_as_keras_has_them(saved):
     _, path, *_ = saved("SimpleRNN")
     model = dl.Sequential(
