@@ -23,8 +23,10 @@ check: $(VENV)/.test-$(STAMP) ## lint, format and type check, then test
 	$(RUN) -m mypy
 	$(RUN) -m pytest
 
-soak: $(VENV)/.test-$(STAMP) ## the slow proofs
+soak: $(VENV)/.test-$(STAMP) ## every proof in full and the slow tests
 	$(RUN) -m pytest -m slow -o addopts="--strict-markers -v"
+	$(RUN) -m proofs.bad_inputs
+	$(RUN) -m proofs.mutants --sample 100
 
 bench: ## easydl beside hand-written loops and its peers (QUICK=1: two minutes)
 	@$(MAKE) --no-print-directory VENV="$(BENCH_VENV)" bench-here
