@@ -189,7 +189,7 @@ def _check_sequence(leaves: list[Leaf], file: KerasFile) -> None:
         place = next(n for n, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1])
         raise ValueError(
             f"{file.what} holds weights of another architecture: layer {place + 1} of those with "
-            f"weights is {theirs[place]}, and {ours[place]} in the model. Expected those of a model "
+            f"weights is {theirs[place]}, {ours[place]} in the model. Expected those of a model "
             "with the same layers; dl.load_keras(path) rebuilds it."
         )
 
