@@ -29,7 +29,12 @@ LOOP = ["training/test_loop.py", "training/test_step.py", "callbacks/test_callba
 PLAIN = ["parity/test_plain_loop.py"]
 #: file -> its tests, those that kill most first
 TESTS = {
-    "training/loop.py": [*LOOP, *PLAIN, "callbacks/test_callbacks_in_fit.py", "callbacks/test_backup.py"],
+    "training/loop.py": [
+        *LOOP,
+        *PLAIN,
+        "callbacks/test_callbacks_in_fit.py",
+        "callbacks/test_backup.py",
+    ],
     "training/step.py": ["training/test_step.py", *PLAIN, "training/test_loop.py"],
     "training/meter.py": ["training/test_meter.py", "training/test_loop.py", *PLAIN],
     "training/fused.py": ["training/test_fused.py", *PLAIN],

@@ -300,9 +300,7 @@ def test_layers_of_the_same_shapes_in_another_order_are_refused(tmp_path):
     theirs = [k.Dense(5), k.LayerNormalization(), k.Dense(5)]
     keras.Sequential([keras.Input((5,)), *theirs]).save(tmp_path / "m.keras")
     model = dl.Sequential([dl.Dense(5, input_dim=5), dl.Dense(5), dl.LayerNormalization()])
-    with pytest.raises(
-        ValueError, match=r"layer 2 .* is layer_normalization, dense in the mod"
-    ):
+    with pytest.raises(ValueError, match=r"layer 2 .* is layer_normalization, dense in the mod"):
         model.load_weights(tmp_path / "m.keras")
 
 
