@@ -1,6 +1,6 @@
 """What must hold for every network, loss, metric, size and weighting; hypothesis draws them.
 
-A dozen examples of each property here, 200 in ``make soak``.
+Eight examples of each property here, 200 in ``make soak``.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ PROPERTIES = [
 ]
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [8, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
 def test_it_holds_for_every_network(holds, examples):
     run = settings(
