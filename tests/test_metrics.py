@@ -763,3 +763,12 @@ def test_cosine_similarity_of_sequences_is_over_the_last_axis():
     metric.update(torch.tensor(y_pred), torch.tensor(y_true))
     norms = np.linalg.norm(y_pred, axis=-1) * np.linalg.norm(y_true, axis=-1)
     assert metric.result() == pytest.approx(((y_pred * y_true).sum(-1) / norms).mean())
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted", "micro"])
+def test_auc_of_one_output_has_no_columns_to_average(average):
+    dice = np.random.default_rng(5)
+    scores, labels = dice.normal(size=30), dice.integers(2, size=30)
+    metric = metrics.AUC(average=average)
+    metric.update(torch.tensor(scores), torch.tensor(labels))
+    assert metric.result() == pytest.approx(sk.roc_auc_score(labels, scores))
