@@ -226,7 +226,7 @@ MEMORY = """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("dtype", ["float32", ">i2"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param(">i2", marks=pytest.mark.slow)])
 def test_a_file_of_300_mb_trains_in_less_than_50_mb(dtype, tmp_path):
     path, count = str(tmp_path / "x.bin"), 300_000_000 // (np.dtype(dtype).itemsize * 1000)
     with open(path, "wb") as file:
