@@ -28,7 +28,7 @@ soak: $(VENV)/.test-$(STAMP) ## every proof in full and the slow tests
 	$(RUN) -m proofs.bad_inputs
 	$(RUN) -m proofs.mutants --sample 100
 
-bench: ## easydl beside hand-written loops and its peers (QUICK=1: two minutes)
+bench: ## easydl beside hand-written loops and its peers (QUICK=1: a few minutes)
 	@$(MAKE) --no-print-directory VENV="$(BENCH_VENV)" bench-here
 
 bench-here: $(VENV)/.bench-$(STAMP)
