@@ -16,7 +16,7 @@ from easydl import saving
 from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.data import Arrays, Stream, as_source
-from easydl.data.convert import Tree, leaves
+from easydl.data.convert import Tree, leaves, rows_of
 from easydl.data.stream import reading
 from easydl.errors import (
     check_between,
@@ -495,7 +495,7 @@ class Model(nn.Module):
                     for begin_hook in begin:
                         begin_hook(batch, {})
                     outputs = self._plain_call(x)
-                    check_rows(outputs, len(leaves(x)[0]))
+                    check_rows(outputs, rows_of(x))
                     for end_hook in end:
                         end_hook(batch, {"outputs": outputs})
                     yield outputs

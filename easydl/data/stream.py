@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from easydl.data.arrays import Arrays, place_of
-from easydl.data.convert import leaves, map_tree
+from easydl.data.convert import leaves, map_tree, rows_of
 from easydl.data.read import Batch, is_array, unpack
 from easydl.data.workers import (
     Reader,
@@ -327,7 +327,7 @@ class Stream:
         for batch in batches:
             if held is not None:
                 # Only a last row alone is joined, not batches of one row each.
-                if len(leaves(batch)[0]) == 1 < len(leaves(held)[0]):
+                if rows_of(batch) == 1 < rows_of(held):
                     batch = _join(held, batch)
                     self._joined += 1
                 else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from easydl import losses, metrics, optimizers, schedules
-from easydl.data.convert import Tree, leaves, map_tree
+from easydl.data.convert import Tree, leaves, map_tree, rows_of
 from easydl.errors import (
     check_between,
     check_flag,
@@ -176,7 +176,7 @@ class Compiled:
             if not undone_by(self.loss, ending) or model.has_activity_on_output():
                 activation = None
         names = output_names(outputs)
-        check_rows(outputs, len(leaves(x)[0]))
+        check_rows(outputs, rows_of(x))
         specs = spread("loss", self.loss, names)
         if None in specs and self.loss is not None:
             missing = [name for name, spec in zip(names, specs) if spec is None]

@@ -28,7 +28,7 @@ from torch.optim import adadelta, adagrad, adam, adamax, nadam, radam, rmsprop, 
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from easydl.data.convert import leaves, map_tree
+from easydl.data.convert import leaves, map_tree, rows_of
 from easydl.errors import warn_user
 from easydl.training.fused import is_watched
 from easydl.training.step import check_finite_loss, rows_counted, train_step
@@ -129,7 +129,7 @@ class Jit:
             self._look(steps)
         while not self.eager:
             group = list(itertools.islice(batches, self.together))
-            sizes = {len(leaves(x)[0]) for x, _, _ in group}
+            sizes = {rows_of(x) for x, _, _ in group}
             if len(group) == self.together and sizes == {self.size} and not state.waiting_batches:
                 x, y, w = (joined(list(trees)) for trees in zip(*group))
                 yield x, y, w, self.step, self.together
@@ -143,7 +143,7 @@ class Jit:
 
     def _first_step(self, model: Model, x: Any, y: Any, w: Any) -> tuple[dict[str, Tensor], Any]:
         """An eager step that counts its multiply-adds."""
-        self.size = len(leaves(x)[0])
+        self.size = rows_of(x)
         with FlopCounterMode(display=False) as counter:
             result = train_step(model, x, y, w)
         self.work = counter.get_total_flops() / 2

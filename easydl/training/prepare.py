@@ -220,7 +220,7 @@ def rehearse(model: Model, source: Source) -> None:
         meter = Meter(state.heads)
         named = {"loss": loss} | (parts[0] if parts else {})
         try:
-            meter.add(named, len(leaves(x)[0]), outputs, y, w)
+            meter.add(named, rows_of(x), outputs, y, w)
             meter.read()
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(
@@ -585,7 +585,7 @@ def one_batch(model: Model, source: Source, learning: bool) -> dict[str, float]:
             parts, outputs = (train_step if learning else test_step)(model, x, y, w)
             if learning and state.waiting_batches:
                 update_weights(model)
-            meter.add(parts, len(leaves(x)[0]), outputs, y, w)
+            meter.add(parts, rows_of(x), outputs, y, w)
         return meter.read()
     finally:
         restore_modes(modes)

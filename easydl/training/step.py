@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from easydl.data.convert import leaves
+from easydl.data.convert import rows_of
 from easydl.training import fused
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def rows_counted(heads: list[Head], x: Any, y: Any) -> int | Tensor | None:
     if heads and all(getattr(head.loss, "reduction", None) == "sum" for head in heads):
         return None
     counted = heads[0].rows_counted(y) if len(heads) == 1 else None
-    return len(leaves(x)[0]) if counted is None else counted
+    return rows_of(x) if counted is None else counted
 
 
 def update_weights(model: Model) -> None:
