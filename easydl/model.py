@@ -69,6 +69,7 @@ class Model(nn.Module):
     """
 
     network: nn.Module | None
+    reproduces_inputs = False  #: of a family whose targets are its inputs where none are given
 
     def __init__(self, network: nn.Module | None = None, *, name: str | None = None):
         super().__init__()
@@ -251,6 +252,14 @@ class Model(nn.Module):
         if state.penalties or state.active:
             loss = loss + self.penalty()
         return loss, outputs, parts
+
+    def check_inputs(self, x: Tensor, what: str) -> None:
+        """Refuse rows that the family's likelihood has no number for; called once for all data.
+
+        Args:
+            x: ``(n, …)``, some or all of the rows, cast.
+            what: their name for the message.
+        """
 
     def penalty(self) -> Tensor | float:
         """The regularisers' sum: of the weights that learn, and of this pass's activities."""

@@ -82,7 +82,9 @@ class Arrays:
         for rows in (train, held_out):
             cut = lambda t: t.part(rows) if isinstance(t, Rows) else t[rows]  # noqa: B023, E731
             weights = None if self.weights is None else self.weights[rows]
-            parts.append(Arrays(map_tree(cut, self.inputs), map_tree(cut, self.targets), weights))
+            inputs = map_tree(cut, self.inputs)
+            same = self.targets is self.inputs
+            parts.append(Arrays(inputs, inputs if same else map_tree(cut, self.targets), weights))
         return parts[0], parts[1]
 
     def order(self, number: int) -> Tensor | None:
@@ -138,8 +140,10 @@ class Arrays:
             if self.merge_single and self.samples - stop == 1:
                 stop = self.samples
             sizes = cut_sizes(stop - start, self.batch_size, self.merge_single)
-            columns = []
+            columns: dict[int, Any] = {}  # inputs that are the targets, too, are gathered once
             for tensor in tensors:
+                if id(tensor) in columns:
+                    continue
                 if order is None:
                     chunk = tensor[start:stop]
                 elif isinstance(tensor, Rows):
@@ -148,8 +152,9 @@ class Arrays:
                     chunk = tensor.index_select(0, order[start:stop])
                 if chunk.device != self.device:
                     chunk = chunk.to(self.device, non_blocking=True)
-                columns.append(chunk.split(sizes))
-            yield from batches_of(self.inputs, self.targets, self.weights, columns)
+                columns[id(tensor)] = chunk.split(sizes)
+            gathered = [columns[id(tensor)] for tensor in tensors]
+            yield from batches_of(self.inputs, self.targets, self.weights, gathered)
             start = stop
 
     def _move_if_it_fits(self) -> None:
@@ -158,8 +163,11 @@ class Arrays:
             return
         size = sum(t.numel() * t.element_size() for t in leaves((self.inputs, self.targets)))
         if size < 0.4 * torch.cuda.mem_get_info(self.device)[0]:
+            same = self.targets is self.inputs
             self.inputs = map_tree(lambda t: t.to(self.device), self.inputs)
-            self.targets = map_tree(lambda t: t.to(self.device), self.targets)
+            self.targets = (
+                self.inputs if same else map_tree(lambda t: t.to(self.device), self.targets)
+            )
             self.weights = None if self.weights is None else self.weights.to(self.device)
 
 

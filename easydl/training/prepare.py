@@ -38,6 +38,11 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
     state.notice_new_parameters(model)
     get_inputs_ready(model, source, what)
     x, y, _ = source.peek()
+    reproduces = y is None and model.reproduces_inputs
+    if reproduces:
+        y = x
+        if isinstance(source, Arrays):
+            source.targets = source.inputs
     if y is None and state.loss is not None and has_standard_loss(model):
         given = "y=None was given"
         if isinstance(source, Stream):
@@ -60,6 +65,7 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
     if isinstance(source, Stream):
         assert source.prepare is not None
         x, _, _ = source.prepare((x, y, None))
+        y = x if reproduces else y
     sync_trainable(model)
     fresh = False
     if state.loss is not None:
@@ -76,6 +82,7 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
 
         def prepare_batch(batch: Batch) -> Batch:
             x, y, w = inputs_prepared(batch)
+            y = x if reproduces else y
             try:
                 y = ready_targets(state, y, "y")
             except ValueError as error:
@@ -114,6 +121,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
                 tensor = cast_inputs(rows, dtype, whole)
                 if strict:
                     check_finite(tensor, name, rows, may_fill=True)
+                    model.check_inputs(tensor, name)
                 if table is not None:
                     check_indices(table, tensor, name)
                     tensor = tensor.long()
