@@ -21,13 +21,23 @@ from easydl import (
     regularizers,
     utils,
 )
+from easydl.autoencoders import *  # noqa: F403
+from easydl.autoencoders import __all__ as _autoencoders
+from easydl.boltzmann import *  # noqa: F403
+from easydl.boltzmann import __all__ as _boltzmann
 from easydl.callbacks import Callback, History
+from easydl.kalman import *  # noqa: F403
+from easydl.kalman import __all__ as _kalman
 from easydl.layers import *  # noqa: F403
 from easydl.layers import __all__ as _layer_names
 from easydl.model import Model
 from easydl.saving import load_keras, load_model
+from easydl.semisupervised import *  # noqa: F403
+from easydl.semisupervised import __all__ as _semisupervised
 from easydl.sequential import Sequential
 from easydl.utils import seed
+from easydl.variational import *  # noqa: F403
+from easydl.variational import __all__ as _variational
 
 __version__ = "0.1.0"
 
@@ -52,6 +62,11 @@ __all__ = [
     "seed",
     "utils",
     *_layer_names,
+    *_autoencoders,
+    *_boltzmann,
+    *_kalman,
+    *_semisupervised,
+    *_variational,
 ]
 
 keras1.install()  # the spellings of 2016

@@ -53,14 +53,19 @@ LARGEST_ARRAY, DEEPEST, MOST_LAYERS, MOST_MODULES = 10_000, 100, 1000, 50_000
 def table() -> dict[str, Any]:
     """Every name that a file may hold, and what it means."""
     from easydl import (
+        autoencoders,
+        boltzmann,
         constraints,
         initializers,
+        kalman,
         layers,
         losses,
         metrics,
         optimizers,
         regularizers,
         schedules,
+        semisupervised,
+        variational,
     )
     from easydl.model import Model
     from easydl.sequential import Sequential
@@ -68,6 +73,8 @@ def table() -> dict[str, Any]:
     found: dict[str, Any] = {"Sequential": Sequential, "Model": Model}
     found |= {name: getattr(layers, name) for name in layers.__all__}
     del found["Input"], found["Layer"], found["Swish"]  # no layers of their own
+    for room in (autoencoders, boltzmann, kalman, semisupervised, variational):
+        found |= {name: getattr(room, name) for name in room.__all__}
     found |= {f"torch.nn.{name}": getattr(nn, name) for name in ["Sequential", *TORCH]}
     rooms = (constraints, initializers, losses, metrics, optimizers, regularizers, schedules)
     for room in rooms:

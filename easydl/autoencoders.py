@@ -1,0 +1,5 @@
+"""Autoencoders: plain, denoising and stacked."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
