@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -491,7 +491,28 @@ class Model(nn.Module):
             outputs = list(self._outputs(source, hooks))
         return _concatenate(outputs)
 
-    def _outputs(self, source: Arrays | Stream, hooks: Sequence[Callback]) -> Iterator[Any]:
+    def map_rows(self, function: Callable[[Tensor], Any], x: Any, batch_size: Any = None) -> Any:
+        """What ``function`` gives for every row, batch by batch, as ``predict`` gives the outputs.
+
+        A family's ``encode``, ``sample`` … run on it: data of every kind are read and checked, the
+        network is in evaluation mode on its device, and nothing is tracked.
+
+        Args:
+            function: batch ``(n, …)`` -> tensor of n rows, or a tuple or dict of such.
+            x, batch_size: as in ``predict``.
+
+        Returns:
+            one NumPy array ``(N, …)``; a list for a tuple, a dict for a dict.
+        """
+        source = as_source(x)
+        prepare.get_inputs_ready(self, source)
+        prepare.cut_for_a_pass(self, source, batch_size, None, self.device)
+        with reading(source):
+            return _concatenate(list(self._outputs(source, (), function)))
+
+    def _outputs(
+        self, source: Arrays | Stream, hooks: Sequence[Callback], function: Any = None
+    ) -> Iterator[Any]:
         """The outputs batch by batch, with the modes restored whatever happens."""
         modes = modes_of(self)
         begin, end = batch_hooks(hooks, "predict")
@@ -503,7 +524,7 @@ class Model(nn.Module):
                 for batch, (x, _, _) in enumerate(source.epoch(0)):
                     for begin_hook in begin:
                         begin_hook(batch, {})
-                    outputs = self._plain_call(x)
+                    outputs = self._plain_call(x) if function is None else function(x)
                     check_rows(outputs, rows_of(x))
                     for end_hook in end:
                         end_hook(batch, {"outputs": outputs})

@@ -254,6 +254,12 @@ def build(layer: Any, input_shape: Any) -> None:
         layer.build(input_shape)
 
 
+def is_chain(module: Any) -> bool:
+    """Whether the module is a list of layers: torch's Sequential or easydl's, no other family."""
+    chain = isinstance(module, nn.Sequential) or hasattr(module, "build_layers")
+    return chain and hasattr(module, "__len__")
+
+
 def build_chain(layers: Iterable[nn.Module], input_shape: Any) -> Any:
     """Build ``layers`` one after the other; the shape that leaves the last."""
     layers = list(layers)
@@ -328,7 +334,7 @@ def channels_last(sample_shape: Shape) -> str | None:
 
 def _ways(layer: Any) -> list[Any]:
     """The chains inside that read the layer's input; none where it is a layer of its own."""
-    if isinstance(layer, nn.Sequential) or hasattr(layer, "build_layers"):
+    if is_chain(layer):
         return [list(layer)] if len(layer) else []
     return getattr(layer, "ways", [])
 

@@ -18,6 +18,7 @@ from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
 from easydl.data.split import split_rows, warn_of_missing_classes
 from easydl.errors import check_between, check_positive_int
+from easydl.layers.base import is_chain
 from easydl.training.compiled import Compiled, order_targets
 from easydl.training.meter import Meter
 from easydl.training.step import test_step, train_step, update_weights
@@ -281,7 +282,7 @@ def keeps_integers(model: nn.Module) -> bool:
 
 def first_leaf(module: Any) -> nn.Module | None:
     """The layer that sees the inputs, where the structure tells."""
-    while (isinstance(module, nn.Sequential) or hasattr(module, "build_layers")) and len(module):
+    while is_chain(module) and len(module):
         module = module[0]
     network = getattr(module, "network", None)
     if isinstance(network, nn.Sequential):
