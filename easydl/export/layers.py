@@ -35,6 +35,28 @@ class LastStep(nn.Module):
         state = result[1][0] if isinstance(result[1], tuple) else result[1]  # an LSTM's is (h, c)
         return state[0] if len(state) == 1 else torch.cat([state[0], state[1]], -1)
 ''',
+    "ResetBeforeGRU": '''
+class ResetBeforeGRU(nn.Module):
+    """A GRU that resets its state before the product with it; gives (steps, state) as nn.GRU."""
+
+    def __init__(self, inputs, units, bias, gate, activation):
+        super().__init__()
+        self.weight_ih_l0 = nn.Parameter(torch.empty(3 * units, inputs))  # r, z and new state
+        self.weight_hh_l0 = nn.Parameter(torch.empty(3 * units, units))
+        self.bias_ih_l0 = nn.Parameter(torch.empty(3 * units)) if bias else None
+        self.units, self.gate, self.activation = units, gate, activation
+
+    def forward(self, x):
+        sizes, h, steps = [2 * self.units, self.units], x.new_zeros(len(x), 1, self.units), []
+        for_gates, for_state = self.weight_hh_l0.split(sizes)
+        for inputs in F.linear(x, self.weight_ih_l0, self.bias_ih_l0).split(1, 1):
+            gates, new = inputs.split(sizes, -1)
+            r, z = self.gate(gates + F.linear(h, for_gates)).chunk(2, -1)
+            n = self.activation(new + F.linear(r * h, for_state))
+            h = (1 - z) * n + z * h
+            steps.append(h)
+        return torch.cat(steps, 1), h.transpose(0, 1)
+''',
     "Backwards": '''
 class Backwards(nn.Module):
     """The steps of (N, T, F) from the last to the first."""
@@ -283,6 +305,17 @@ def recurrent_parts(layer: Any) -> Iterator[Part]:
     sequences, backwards, both_ways, _ = layer.reading
     if backwards:
         yield Part("Backwards()")
+    if not getattr(layer, "reset_after", True):
+        if both_ways:
+            raise refuse(
+                "a GRU that reads both ways with reset_after=False",
+                "expected reset_after=True, or one direction.",
+            )
+        inside = f"{construct(layer.gate)}, {construct(layer.squash)}"
+        sizes = f"{layer.input_size}, {layer.hidden_size}, {layer.bias}"
+        yield Part(f"ResetBeforeGRU({sizes}, {inside})", layer)
+        yield Part("AllSteps()" if sequences else "LastStep()")
+        return
     kind = {layers.LSTM: "LSTM", layers.GRU: "GRU", layers.SimpleRNN: "RNN"}[type(layer)]
     options = ["batch_first=True"]
     options += [] if layer.bias else ["bias=False"]

@@ -1,7 +1,7 @@
 """Recurrent layers over sequences (N, T, F): torch's fused kernels with Keras's meaning.
 
 They return one tensor: the last step, (N, units), or every step, (N, T, units), with
-``return_sequences=True``.
+``return_sequences=True``. ``GRU(reset_after=False)`` alone is a loop, since no kernel computes it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import Parameter
 
-from easydl.errors import check_between, check_positive_int
-from easydl.layers.base import STEPS, Shape, make_weights, prepare, setup, start_build, traced, twin
+from easydl import activations
+from easydl.errors import check_between, check_flag, check_positive_int, did_you_mean
+from easydl.layers.base import (
+    STEPS,
+    Shape,
+    label,
+    make_weights,
+    prepare,
+    setup,
+    start_build,
+    traced,
+    twin,
+)
 
+_GATES: tuple[str, ...] = ("sigmoid", "hard_sigmoid")
 _WORDS = {"weight_ih_l0": "kernel", "weight_hh_l0": "recurrent", "bias_ih_l0": "bias"}
 
 
@@ -196,15 +210,18 @@ class GRU(nn.GRU):
 
     ``h_t = (1 − z) ⊙ n + z ⊙ h_{t−1}``, ``n = tanh(W x_t + b + r ⊙ (U h_{t−1} + b′))``: Keras's
     ``reset_after=True``, which has both biases. Gates stand in torch's order r, z, n; Keras's is
-    z, r, n.
+    z, r, n. With ``reset_after=False``, ``n = tanh(W x_t + b + U (r ⊙ h_{t−1}))``: the first
+    paper's form, and the default of Keras before 2.3. torch has no kernel for it, so it runs step
+    by step, and slower.
 
     Reference:
         K. Cho et al. (2014), arXiv:1406.1078.
 
     Args:
         units: width of the state and of the output.
-        activation: ``"tanh"``, that of torch's kernel.
-        recurrent_activation: ``"sigmoid"``, that of torch's kernel.
+        activation: ``"tanh"``, that of torch's kernel; any name with ``reset_after=False``.
+        recurrent_activation: ``"sigmoid"``, that of torch's kernel; or ``"hard_sigmoid"`` with
+            ``reset_after=False``.
         use_bias: have b and b′.
         kernel_initializer, recurrent_initializer, bias_initializer: how W, U and b, b′ start.
         kernel_regularizer, recurrent_regularizer, bias_regularizer: penalties on them.
@@ -214,6 +231,7 @@ class GRU(nn.GRU):
         recurrent_dropout: only 0; torch's fused kernel has none.
         return_sequences: give every step, not only the last.
         go_backwards: read the sequence from its end (and give its steps in that order).
+        reset_after: False resets h before the product with U, and has no b′.
         bidirectional: read it both ways in one kernel; the two outputs side by side.
         name: what summaries and messages call it.
         input_shape: sample shape (T, F) or (None, F), on the first layer of a model.
@@ -252,30 +270,53 @@ class GRU(nn.GRU):
         return_sequences: bool = False,
         go_backwards: bool = False,
         *,
+        reset_after: bool = True,
         bidirectional: bool = False,
         name: str | None = None,
         input_shape: Shape | None = None,
         trainable: bool | None = None,
     ) -> None:
-        _check_activation("activation", activation, "tanh")
-        _check_activation("recurrent_activation", recurrent_activation, "sigmoid")
+        if check_flag("reset_after", reset_after):
+            _check_activation("activation", activation, "tanh")
+            _check_activation("recurrent_activation", recurrent_activation, "sigmoid")
+        else:
+            for argument, given, offered in (
+                ("activation", activation, tuple(activations.TABLE)),
+                ("recurrent_activation", recurrent_activation, _GATES),
+            ):
+                if given not in offered:
+                    raise ValueError(did_you_mean(argument, given, offered))
         super().__init__(**_torch_arguments(locals()))
-        _setup(self, locals(), biases=2)
+        _setup(self, locals(), biases=2 if reset_after else 1)
+        self.reset_after = reset_after
+        if not reset_after:
+            self.gate = activations.get(recurrent_activation)
+            self.squash = activations.get(activation) or nn.Identity()
+            for name in list(self._buffers):
+                delattr(self, name)  # b′
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights for inputs of ``input_shape``."""
         _build(self, input_shape, gates=3)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return _output(self, x, super().forward)
+        if self.reset_after:
+            return _output(self, x, super().forward)
+        parts = (self, self.gate, self.squash)
+        return _output(self, x, lambda x: _reset_before(x, *parts, *_sizes(self, x.shape[1])))
 
     def flatten_parameters(self) -> None:
         if getattr(self, "built", False):
             super().flatten_parameters()
 
     def to_torch(self) -> nn.Module:
-        """A graph around ``nn.GRU`` that gives the output this layer gives."""
-        return _to_torch(self, nn.GRU)
+        """A graph around ``nn.GRU`` that gives the output this layer gives.
+
+        Raises:
+            ValueError: with ``reset_after=False``, a number of steps that is not known: the graph
+                has every step written out.
+        """
+        return _to_torch(self, nn.GRU) if self.reset_after else _to_torch_steps(self)
 
 
 def _check_activation(argument: str, given: Any, *offered: str) -> None:
@@ -285,7 +326,7 @@ def _check_activation(argument: str, given: Any, *offered: str) -> None:
             f"{argument}={given!r} was given; expected {names}: torch's fused kernel computes "
             f"nothing else inside the recurrence. Write {argument}={offered[0]!r} (other numbers "
             "than with yours), or the recurrence with nn.RNNCell, LSTMCell or GRUCell in your own "
-            "module."
+            "module. GRU(reset_after=False) computes others."
         )
 
 
@@ -367,6 +408,29 @@ def _read(
     return torch.cat([state[0], state[1]], -1) if both_ways else state[0]
 
 
+def _reset_before(
+    x: Any, rnn: Any, gate: Any, squash: Any, steps: int, units: int, bias: bool, both_ways: bool
+) -> Any:
+    """What ``nn.GRU`` gives, all steps and the last state, with h reset before the product."""
+    outputs, states = [], []
+    for end in ("", "_reverse") if both_ways else ("",):
+        kernel, recurrent = (getattr(rnn, f"weight_{word}_l0{end}") for word in ("ih", "hh"))
+        shift = getattr(rnn, f"bias_ih_l0{end}") if bias else None
+        sums = F.linear(x.flip(1) if end else x, kernel, shift).split([1] * steps, 1)
+        for_gates, for_state = recurrent.split([2 * units, units])
+        h, given = x.new_zeros((x.shape[0], 1, units)), []
+        for step in range(steps):
+            gates, new = sums[step].split([2 * units, units], -1)
+            r, z = gate(gates + F.linear(h, for_gates)).chunk(2, -1)
+            n = squash(new + F.linear(r * h, for_state))
+            h = (1 - z) * n + z * h
+            given.append(h)
+        result = torch.cat(given, 1)
+        outputs.append(result.flip(1) if end else result)
+        states.append(h.squeeze(1))
+    return torch.cat(outputs, -1), torch.stack(states)
+
+
 def _to_torch(layer: Any, kind: type[nn.Module], **changes: Any) -> nn.Module:
     changes |= {
         name: getattr(layer, name)
@@ -378,5 +442,33 @@ def _to_torch(layer: Any, kind: type[nn.Module], **changes: Any) -> nn.Module:
 
     def read(x: Any, rnn: Any, dropout: Any = None) -> Any:
         return _read(x, rnn, dropout, *layer.reading)
+
+    return traced(read, **parts).train(layer.training)
+
+
+def _sizes(layer: Any, steps: int) -> Any:
+    return steps, layer.hidden_size, layer.bias, layer.bidirectional
+
+
+def _to_torch_steps(layer: Any) -> nn.Module:
+    steps = layer.built_for[1] if layer.built else None
+    if steps is None:
+        raise ValueError(
+            f"{label(layer)} was not built for sequences of one length, so to_torch cannot write "
+            "the steps of reset_after=False out; expected input_shape=(steps, features), or "
+            "reset_after=True, whose kernel loops itself."
+        )
+    weights = {
+        name: Parameter(weight.detach().clone(), weight.requires_grad)
+        for name, weight in layer.named_parameters(recurse=False)
+    }
+    parts = {"rnn": nn.ParameterDict(weights), "gate": layer.gate, "squash": layer.squash}
+    if layer.input_dropout is not None:
+        parts["dropout"] = nn.Dropout1d(layer.input_dropout.p)
+    sizes = _sizes(layer, steps)
+
+    def read(x: Any, rnn: Any, gate: Any, squash: Any, dropout: Any = None) -> Any:
+        run = lambda x: _reset_before(x, rnn, gate, squash, *sizes)  # noqa: E731
+        return _read(x, run, dropout, *layer.reading)
 
     return traced(read, **parts).train(layer.training)

@@ -171,6 +171,26 @@ CASES = {
         YES,
         {},
     ),
+    "gru that resets before": (
+        sequential(
+            layer(dl.GRU, 5, reset_after=False, return_sequences=True, use_bias=False),
+            layer(
+                dl.GRU,
+                4,
+                "relu",
+                "hard_sigmoid",
+                reset_after=False,
+                go_backwards=True,
+                kernel_regularizer="l2",
+            ),
+            dense(1),
+            optimizer="adam",
+            loss="mse",
+        ),
+        STEPS,
+        NUMBERS,
+        {},
+    ),
     "accumulate": (
         sequential(
             dense(8, "relu", kernel_constraint=MaxNorm(0.5), kernel_regularizer="l1_l2"),

@@ -89,6 +89,7 @@ CASES = [
     ("LSTM", lambda: dl.LSTM(4, bidirectional=True, use_bias=False), STEPS),
     ("GRU", lambda: dl.GRU(4, dropout=0.4), STEPS),
     ("GRU", lambda: dl.GRU(4, return_sequences=True), STEPS),
+    ("GRU", lambda: dl.GRU(4, reset_after=False), STEPS),
     ("Bidirectional", lambda: dl.Bidirectional(dl.LSTM(4)), STEPS),
     ("Bidirectional", lambda: dl.Bidirectional(dl.GRU(4, return_sequences=True), "ave"), STEPS),
     ("Bidirectional", lambda: dl.Bidirectional(dl.SimpleRNN(4), None), STEPS),
