@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from easydl.boltzmann.dbn import DBN
+from easydl.boltzmann.rbm import RBM
+
+__all__ = ["DBN", "RBM"]
