@@ -82,6 +82,7 @@ class Model(nn.Module):
         self.column_names: dict[str, list] = {}  # of the tables that it was fitted to
         self._compiled: Any = None
         self._has_learned = network is not None
+        self._has_warned = False  # that it has not
         if network is not None:
             if not isinstance(network, nn.Module):
                 raise TypeError(
@@ -479,8 +480,8 @@ class Model(nn.Module):
         """
         source = as_source(x)
         prepare.get_inputs_ready(self, source)
-        if not self._has_learned:
-            self._has_learned = True
+        if not self._has_learned and not self._has_warned:
+            self._has_warned = True
             warn_user(
                 "predict was called before fit or load_weights: these are the outputs of random "
                 "weights."

@@ -260,8 +260,8 @@ def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:
 
 
 def has_standard_loss(model: Model) -> bool:
-    """Whether the loss compares outputs with targets (``compute_loss`` is not overridden)."""
-    return type(model).compute_loss.__module__ == "easydl.model"
+    """Whether the loss compares outputs with targets: ``compute_loss`` is Model's or adds to it."""
+    return type(model).compute_loss.__module__ in ("easydl.model", "easydl.autoencoders.family")
 
 
 def input_dtype(model: nn.Module) -> torch.dtype:
