@@ -24,7 +24,7 @@ PUBLIC = {
         MaxPooling3D Mish Model Multiply PReLU Permute ReLU RepeatVector Reshape Residual
         SELU SeparableConv2D Sequential SiLU Sigmoid SimpleRNN Softmax Softplus Softsign
         SpatialDropout1D SpatialDropout2D SpatialDropout3D Swish Tanh TimeDistributed
-        UpSampling2D ZeroPadding2D activations callbacks constraints data initializers layers
+        UpSampling2D VAE ZeroPadding2D activations callbacks constraints data initializers layers
         load_keras load_model losses metrics models optimizers regularizers seed utils
     """,
     "easydl.activations": """
