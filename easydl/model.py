@@ -26,7 +26,7 @@ from easydl.errors import (
     short_traceback,
     warn_user,
 )
-from easydl.layers.base import keep_activities
+from easydl.layers.base import keep_activities, parts_of
 from easydl.training import prepare
 from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, run_epochs
@@ -79,6 +79,7 @@ class Model(nn.Module):
         self.stop_training = False
         self.given_input_shape: tuple[int | None, ...] | None = None
         self.widest_row = 0  # the most numbers of a sample that one of its modules was seen to take
+        self.inputs_known: tuple | None = None  # the kind of array that its last one was
         self.column_names: dict[str, list] = {}  # of the tables that it was fitted to
         self._compiled: Any = None
         self._has_learned = network is not None
@@ -209,8 +210,11 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        first = next(iter(self.parameters()), None)
-        return torch.device("cpu") if first is None else first.device
+        for part in parts_of(self):
+            for parameter in part._parameters.values():
+                if parameter is not None:
+                    return parameter.device
+        return torch.device("cpu")
 
     def compute_loss(self, x: Any, y: Any, sample_weight: Tensor | None = None) -> tuple:
         """The loss of one batch and the outputs; override it for a loss of your own.

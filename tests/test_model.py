@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import itertools
+import math
 import os
 import pickle
+import weakref
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -20,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import easydl as dl
+from easydl.training import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -972,3 +976,39 @@ def test_metrics_names_are_those_of_evaluate():
     assert model.metrics_names == ["loss"]
     assert list(model.evaluate(X, LABELS, verbose=0, return_dict=True)) == model.metrics_names
     assert len(model.metrics_names) > 1
+
+
+def test_predict_keeps_no_rows():
+    model = dl.Model(nn.Linear(3, 1))
+    model.compile("sgd", "mse")
+    x = torch.ones(40, 3)
+    held = weakref.ref(x.untyped_storage())
+    gc.disable()
+    try:
+        model.fit(x, torch.ones(40), verbose=0)
+        model.evaluate(x, torch.ones(40), verbose=0)
+        model.predict(x)
+        del x
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore:predict was called before")
+def test_arrays_of_the_same_kind_are_looked_at_once(monkeypatch):
+    model = dl.Sequential([dl.Dense(2, input_dim=3)])
+    model.compile("sgd", "mse")
+    model.predict(torch.ones(4, 3))
+    looked = []
+    monkeypatch.setattr(prepare, "tables_of", lambda *a: looked.append(1) or [None])
+    model.predict(torch.ones(5, 3))
+    assert not looked
+    with pytest.raises(ValueError, match="row 1"):
+        model.predict(torch.tensor([[0.0, 0, 0], [0, math.nan, 0]]))
+    with pytest.raises(ValueError, match="expects"):
+        model.predict(torch.ones(4, 5))
+    looked.clear()
+    model.add(dl.Dense(1))
+    assert model.predict(torch.ones(4, 3)).shape == (4, 1) and len(looked) == 1
+    model.double()
+    assert model.predict(torch.ones(4, 3)).dtype == "float32" and len(looked) == 2

@@ -109,16 +109,20 @@ class Arrays:
         Args:
             start: leaves out the first batches, without reading them.
         """
-        if self._batches is None or not self.goes_on:
+        steps = (self.steps or 0) - start
+        if not self.goes_on:
+            return itertools.islice(self._all_batches(number, start), steps)
+        if self._batches is None:
             available = steps_in(self.samples, self.batch_size, self.merge_single)
-            if self.goes_on:
-                number, skipped = place_of(number, start, self.begun, self.steps, available)
-            else:
-                skipped = start
+            number, skipped = place_of(number, start, self.begun, self.steps, available)
             rest = self._all_batches(number, skipped)
             passes = map(self._all_batches, itertools.count(number + 1))
             self._batches = itertools.chain(rest, itertools.chain.from_iterable(passes))
-        return itertools.islice(self._batches, (self.steps or 0) - start)
+        return itertools.islice(self._batches, steps)
+
+    def close(self) -> None:
+        """Let go of the pass under way, which holds the rows."""
+        self._batches = None
 
     def _all_batches(self, number: int, skipped: int = 0) -> Iterator[Batch]:
         self._move_if_it_fits()

@@ -419,7 +419,7 @@ def reading(*sources: Any, epochs: int = 1, aloud: bool = False) -> Iterator[Non
     """While sources are read for so many epochs; their worker processes are gone afterwards.
 
     Args:
-        sources: of them streams are looked after.
+        sources: ``None`` is passed over.
         aloud: say at the end what could be done where training waited for data.
     """
     streams = [source for source in sources if isinstance(source, Stream)]
@@ -438,8 +438,9 @@ def reading(*sources: Any, epochs: int = 1, aloud: bool = False) -> Iterator[Non
         ) from error
     finally:
         with contextlib.ExitStack() as ends:  # all of them, even where one fails
-            for stream in streams:
-                ends.callback(stream.close)
+            for source in sources:
+                if source is not None:
+                    ends.callback(source.close)
     if aloud:
         for advice in filter(None, (stream.advice() for stream in streams[:1])):
             print(advice)

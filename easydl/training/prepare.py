@@ -18,7 +18,7 @@ from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
 from easydl.data.split import split_rows, warn_of_missing_classes
 from easydl.errors import check_between, check_positive_int
-from easydl.layers.base import is_chain
+from easydl.layers.base import is_chain, parts_of
 from easydl.training.compiled import Compiled, order_targets
 from easydl.training.meter import Meter
 from easydl.training.step import test_step, train_step, update_weights
@@ -97,10 +97,16 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
 
 def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
     """Build the network if need be; check and cast the inputs."""
-    x, _, _ = source.peek()
-    dtype, whole = input_dtype(model), keeps_integers(model)
-    strict = model._compiled is None or model._compiled.strict
     name = f"x of {what}" if what else "x"
+    plain = isinstance(source, Arrays) and type(source.inputs) is Tensor and not source.columns
+    given: Any = source.inputs if plain else None  # type: ignore[union-attr]
+    if plain and model.inputs_known == kind_of_inputs(model, given):
+        source.inputs = ready_rows(model, given, name, model.inputs_known[0])
+        return
+    x, _, _ = source.peek()
+    first = first_leaf(model)
+    dtype, whole = input_dtype(model), keeps_integers(model, first)
+    strict = model._compiled is None or model._compiled.strict
     if hasattr(model, "build_layers") and (isinstance(x, dict) or len(leaves(x)) > 1):
         raise ValueError(
             f"{name} holds {len(leaves(x))} arrays ({type(x).__name__}); a Sequential expects one "
@@ -119,10 +125,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
                 return tensor if table is None else tensor.long()
 
             def check(rows: Tensor, name: str) -> Tensor:
-                tensor = cast_inputs(rows, dtype, whole)
-                if strict:
-                    check_finite(tensor, name, rows, may_fill=True)
-                    model.check_inputs(tensor, name)
+                tensor = ready_rows(model, rows, name, dtype, whole)
                 if table is not None:
                     check_indices(table, tensor, name)
                     tensor = tensor.long()
@@ -144,16 +147,34 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
         model.given_input_shape = tuple(rows.shape[1:])
         if isinstance(x, Tensor) and hasattr(model, "build_layers"):
             model.build_layers(tuple(rows.shape[1:]))
-    tables = tables_of(model, x, dtype, whole)
+    tables = tables_of(model, first, x, dtype, whole)
     shapes = {shapes_of(x)}  # of a stream: a batch of a new shape is tried before it is trained on
     if isinstance(source, Arrays):
         source.inputs = ready_inputs(source.inputs, name)
+        if plain and not whole and tables == [None]:
+            model.inputs_known = kind_of_inputs(model, given)
     else:
         stream = source
         stream.prepare = lambda batch: (
             ready_inputs(batch[0], f"inputs of {stream.place}"),
             *batch[1:],
         )
+
+
+def kind_of_inputs(model: Model, x: Tensor) -> tuple:
+    """All that the checks of one plain array depend on, beside its numbers."""
+    return input_dtype(model), x.shape[1:], parts_of(model)
+
+
+def ready_rows(
+    model: Model, rows: Tensor, name: str, dtype: torch.dtype, whole: bool = False
+) -> Tensor:
+    """Rows cast, their numbers checked."""
+    tensor = cast_inputs(rows, dtype, whole)
+    if model._compiled is None or model._compiled.strict:
+        check_finite(tensor, name, rows, may_fill=True)
+        model.check_inputs(tensor, name)
+    return tensor
 
 
 def check_learns(model: nn.Module) -> None:
@@ -266,18 +287,17 @@ def has_standard_loss(model: Model) -> bool:
 
 def input_dtype(model: nn.Module) -> torch.dtype:
     """The network's floating dtype: float32 unless the user made it another."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            return parameter.dtype
+    for part in parts_of(model):
+        for parameter in part._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype
     return torch.float32
 
 
-def keeps_integers(model: nn.Module) -> bool:
-    """Whether whole numbers go in as they are: a network that begins with an Embedding."""
-    first = first_leaf(model)
-    if first is not None:
-        return isinstance(first, (nn.Embedding, nn.EmbeddingBag))
-    return any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
+def keeps_integers(model: nn.Module, first: nn.Module | None) -> bool:
+    """Whether whole numbers go in as they are: a network whose first layer is an Embedding."""
+    parts = parts_of(model) if first is None else [first]
+    return any(isinstance(part, (nn.Embedding, nn.EmbeddingBag)) for part in parts)
 
 
 def first_leaf(module: Any) -> nn.Module | None:
@@ -287,13 +307,14 @@ def first_leaf(module: Any) -> nn.Module | None:
     network = getattr(module, "network", None)
     if isinstance(network, nn.Sequential):
         return first_leaf(network)
-    own = [part for part in module.children() if part is not getattr(module, "activation", None)]
+    own = [part for name, part in module._modules.items() if name != "activation"]
     return None if own else module
 
 
-def tables_of(model: Any, x: Tree, dtype: torch.dtype, whole: bool) -> list[nn.Embedding | None]:
+def tables_of(
+    model: Any, first: nn.Module | None, x: Tree, dtype: torch.dtype, whole: bool
+) -> list[nn.Embedding | None]:
     """For each input the Embedding that takes it as it is, found by watching a few rows pass."""
-    first = first_leaf(model)
     if first is not None:
         return [first if isinstance(first, nn.Embedding) else None] * len(leaves(x))
     x = map_tree(lambda t: cast_inputs(t, dtype, whole), x)
@@ -529,9 +550,9 @@ def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
 
 def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
     """Rows at a time where nothing is learnt: what a layer takes in fits a core's cache, 3 MB."""
-    if source.samples is None:
+    if source.samples is None or source.samples <= fallback:
         return fallback
-    return rows_that_fit(model, sum(t[:1].numel() for t in leaves(source.peek()[0])))
+    return rows_that_fit(model, sum(math.prod(shape) for shape in shapes_of(source.peek()[0])))
 
 
 def rows_that_fit(model: Model, numbers: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from easydl.layers.base import parts_of
+
 
 def sync_trainable(model: nn.Module) -> None:
     """Carry every ``trainable`` flag that was set since the last call into ``requires_grad``.
@@ -39,7 +41,7 @@ def hold_frozen_batchnorm(model: nn.Module) -> None:
 
 def modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
     """Every module with its training mode, for ``restore_modes``."""
-    return [(module, module.training) for module in model.modules()]
+    return [(module, module.training) for module in parts_of(model)]
 
 
 def evaluation_mode(model: nn.Module, modes: list[tuple[nn.Module, bool]]) -> None:
