@@ -97,6 +97,39 @@ class L1L2:
         return self.l1 * weight.abs().sum() + self.l2 * weight.square().sum()
 
 
+@dataclass(frozen=True)
+class KLSparsity:
+    """``weight · Σ_j KL(target ‖ ρ_j)`` in nats, where ρ_j is unit j's mean output over the batch.
+
+    An ``activity_regularizer`` for outputs in [0, 1], of a sigmoid: most rows shall leave most
+    units near 0. Outputs whose mean is outside give nan.
+
+    Reference:
+        A. Ng (2011), Sparse autoencoder, CS294A lecture notes, section 3.
+
+    Args:
+        target: the mean that is aimed at, in (0, 1).
+        weight: of the penalty.
+
+    Example:
+        >>> KLSparsity(0.5)(torch.full((4, 2), 0.5))
+        tensor(0.)
+    """
+
+    target: float = 0.05
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_between("target", self.target, 0, 1, ends="()")
+        check_between("weight", self.weight, 0, math.inf)
+
+    def __call__(self, activity: Tensor) -> Tensor:
+        mean, on, off = activity.mean(0), self.target, 1 - self.target
+        mean = mean.where((mean >= 0) & (mean <= 1), math.nan).clamp(1e-6, 1 - 1e-6)
+        divergence = on * (math.log(on) - mean.log()) + off * (math.log(off) - (1 - mean).log())
+        return self.weight * len(activity) * divergence.sum()  # a layer divides by the rows
+
+
 # Keras's lower-case spellings of the same classes: ``regularizers.l2(0.01)``.
 l1, l2, l1_l2 = L1, L2, L1L2
 

@@ -14,17 +14,17 @@ import easydl as dl
 #: module -> its public names; a change here is a change for every user, and goes to the CHANGELOG
 PUBLIC = {
     "easydl": """
-        Activation Add AveragePooling1D AveragePooling2D AveragePooling3D BatchNormalization
-        Bidirectional Branches Callback Concatenate Conv1D Conv2D Conv2DTranspose Conv3D
-        Cropping2D Dense DepthwiseConv2D Dropout ELU Embedding Flatten GELU GRU
+        Activation Add Autoencoder AveragePooling1D AveragePooling2D AveragePooling3D
+        BatchNormalization Bidirectional Branches Callback Concatenate Conv1D Conv2D Conv2DTranspose Conv3D
+        Cropping2D Dense DenoisingAutoencoder DepthwiseConv2D Dropout ELU Embedding Flatten GELU GRU
         GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
         GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization
         Hardsigmoid Hardswish Hardtanh History Input LSTM Lambda Layer LayerNormalization
-        LeakyReLU LocallyConnected1D LocallyConnected2D MaxPooling1D MaxPooling2D
+        LeakyReLU LocallyConnected1D LocallyConnected2D MaskingNoise MaxPooling1D MaxPooling2D
         MaxPooling3D Mish Model Multiply PReLU Permute ReLU RepeatVector Reshape Residual
-        SELU SeparableConv2D Sequential SiLU Sigmoid SimpleRNN Softmax Softplus Softsign
-        SpatialDropout1D SpatialDropout2D SpatialDropout3D Swish Tanh TimeDistributed
-        UpSampling2D VAE ZeroPadding2D activations callbacks constraints data initializers layers
+        SELU SaltAndPepperNoise SeparableConv2D Sequential SiLU Sigmoid SimpleRNN Softmax Softplus Softsign
+        SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedAutoencoder Swish Tanh
+        TimeDistributed UpSampling2D VAE ZeroPadding2D activations callbacks constraints data initializers layers
         load_keras load_model losses metrics models optimizers regularizers seed utils
     """,
     "easydl.activations": """
@@ -81,7 +81,7 @@ PUBLIC = {
         fastest get
     """,
     "easydl.regularizers": """
-        L1 L1L2 L2 get l1 l1_l2 l2
+        KLSparsity L1 L1L2 L2 get l1 l1_l2 l2
     """,
     "easydl.utils": """
         pad_sequences seed set_random_seed to_categorical
