@@ -38,9 +38,8 @@ def train_step(model: Model, x: Any, y: Any, w: Tensor | None) -> tuple[dict[str
     if state.accumulate > 1:
         rows = rows_counted(state.heads, x, y)
         state.waiting_rows = 1 if rows is None else state.waiting_rows + rows
-        state.scaler.scale(loss if rows is None else loss * rows).backward()
-    else:
-        state.scaler.scale(loss).backward()
+        loss = loss if rows is None else loss * rows
+    fused.backward(state.scaler.scale(loss))
     state.waiting_batches += 1
     if state.waiting_batches == state.accumulate:
         update_weights(model)

@@ -143,3 +143,20 @@ def test_a_step_of_the_users_own_is_called():
     model.optimizer.step = lambda *a: (calls.append(1), step(*a))
     model.fit(torch.randn(8, 3), torch.randn(8, 1), 4, verbose=0)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("engine", ["torch's", "none"])
+def test_backward_gives_torchs_gradients_anew_each_time(engine, monkeypatch):
+    if engine == "none":  # a torch without that way
+        monkeypatch.setattr(fused, "run_backward", None)
+    torch.manual_seed(0)
+    network, view = nn.Linear(3, 2), nn.Parameter(torch.ones(1))
+    twin, twin_view = copy.deepcopy(network), nn.Parameter(torch.ones(1))
+    x = torch.randn(5, 3)
+    for _ in range(3):  # gradients add up, that of ``view`` in the memory of the first
+        fused.backward(network(x).square().mean() + view.reshape(()))
+        (twin(x).square().mean() + twin_view.reshape(())).backward()
+        assert torch.equal(network.weight.grad, twin.weight.grad)
+        assert torch.equal(view.grad, twin_view.grad)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        fused.backward(torch.tensor(1.0))
