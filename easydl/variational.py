@@ -392,7 +392,7 @@ class VAE(Model):
     def _log_mean_weight(self, x: Tensor, samples: int) -> Tensor:
         mean, log_variance = self.posterior(x)
         at_once = max(1, rows_that_fit(self, x[0].numel()) // len(x))
-        total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        total = torch.full_like(mean[:, 0], -math.inf)
         for start in range(0, samples, at_once):
             count = min(at_once, samples - start)
             noise = torch.randn(count, *mean.shape, dtype=mean.dtype, device=mean.device)
@@ -402,7 +402,7 @@ class VAE(Model):
             fits = -terms.flatten(1).sum(1).reshape(count, len(x))
             # log p(z) − log q(z | x), whose constants cancel
             prior = 0.5 * (noise.square() + log_variance - z.square()).sum(-1)
-            total = torch.logaddexp(total, (fits + prior).double().logsumexp(0))
+            total = torch.logaddexp(total, (fits + prior).logsumexp(0))
         return total - math.log(samples)
 
 

@@ -23,7 +23,10 @@ SCHEDULES = dl.optimizers.schedules
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Steps made one graph by torch, which runs it as it is: inductor takes seconds for each."""
+    """Steps made one graph by torch, which runs it as it is: inductor takes seconds for each.
+
+    Most of a test's time is torch's reading of the steps: few of them, and of a small network.
+    """
     graphs = []
 
     def backend(graph, inputs):
@@ -38,6 +41,19 @@ def traced(monkeypatch):
     return graphs
 
 
+@pytest.fixture
+def untraced(monkeypatch):
+    """The steps run as they are, for what lies outside their graph."""
+    functions = []
+
+    def compiler(function, **named):
+        functions.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    return functions
+
+
 def network():
     return dl.Sequential([
         dl.Dense(6, "tanh", kernel_regularizer="l2", bias_constraint="non_neg"),
@@ -45,6 +61,13 @@ def network():
         dl.BatchNormalization(),
         dl.Dense(CLASSES, "softmax"),
     ])  # fmt: skip
+
+
+def small():
+    return dl.Sequential([dl.Dropout(0.3), dl.Dense(CLASSES, "softmax")])
+
+
+TWO = {"steps_per_execution": 2}
 
 
 def fitted(make, x=X, y=LABELS, jit=False, compiling=None, fitting=None, loss=None, metrics=()):
@@ -90,7 +113,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_jit_every_optimizer(traced, name):
-    model = same(traced, compiling={"optimizer": OPTIMIZERS[name]})
+    model = same(traced, small, compiling={"optimizer": OPTIMIZERS[name]})
     assert len(traced) == 1  # neither the ragged batch nor the next epochs compile again
     assert model.optimizer.param_groups[0]["params"][0] is next(model.parameters())
 
@@ -99,24 +122,27 @@ def test_jit_every_optimizer(traced, name):
     "schedule",
     [
         SCHEDULES.ExponentialDecay(0.1, 7, 0.6),
+        functools.partial(optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
         SCHEDULES.CosineDecay(0.1, 20, warmup_target=0.2, warmup_steps=5),
         SCHEDULES.PiecewiseConstantDecay([5, 13], [0.1, 0.05, 0.01]),
         SCHEDULES.InverseTimeDecay(0.1, 5, 0.5),
         SCHEDULES.PolynomialDecay(0.1, 25),
         SCHEDULES.CosineDecayRestarts(0.1, 9),
         SCHEDULES.OneCycle(0.1, 33),
-        functools.partial(optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
     ],
     ids=lambda s: type(s).__name__,
 )
-def test_jit_every_schedule(traced, schedule):
-    given = {"compiling": {"optimizer": dl.optimizers.SGD(schedule)}}
+def test_jit_every_schedule(request, schedule):
+    # The rates are an argument of the graph, which is the same for all: two are traced.
+    first = isinstance(schedule, (SCHEDULES.ExponentialDecay, functools.partial))
+    compiled = request.getfixturevalue("traced" if first else "untraced")
+    given = {"make": small, "compiling": {"optimizer": dl.optimizers.SGD(schedule)}}
     if isinstance(schedule, functools.partial):
-        given = {"compiling": {"optimizer": "sgd", "schedule": schedule}}
-    model = same(traced, **given)
-    eager, _ = fitted(network, **given)
+        given = {"make": small, "compiling": {"optimizer": "sgd", "schedule": schedule}}
+    model = same(compiled, **given)
+    eager, _ = fitted(**given)
     assert model.learning_rate == eager.learning_rate
-    assert len(traced) == 1
+    assert len(compiled) == 1
 
 
 CASES = {
@@ -143,15 +169,8 @@ CASES = {
     },
     "bfloat16": {"compiling": {"precision": "bfloat16"}},
     "sample_weight": {"fitting": {"sample_weight": WEIGHTS}},
-    "class_weight": {"fitting": {"class_weight": "balanced"}},
-    "validation": {"fitting": {"validation_split": 0.3}},
     "one step": {"steps": 1},
-    "all steps": {"steps": 99},
-    "metrics": {"metrics": ["accuracy", "f1_score", dl.metrics.TopKCategoricalAccuracy(2)]},
-    "weighted metrics": {
-        "compiling": {"weighted_metrics": ["accuracy"]},
-        "fitting": {"sample_weight": WEIGHTS},
-    },
+    "all steps": {"make": small, "steps": 99},
     "ignored labels": {
         "make": lambda: dl.Model(nn.Linear(5, CLASSES)),
         "loss": nn.CrossEntropyLoss(ignore_index=1),
@@ -159,6 +178,15 @@ CASES = {
     "weighted classes": {
         "make": lambda: dl.Model(nn.Linear(5, CLASSES)),
         "loss": nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0])),
+    },
+}
+AROUND = {
+    "class_weight": {"fitting": {"class_weight": "balanced"}},
+    "validation": {"fitting": {"validation_split": 0.3}},
+    "metrics": {"metrics": ["accuracy", "f1_score", dl.metrics.TopKCategoricalAccuracy(2)]},
+    "weighted metrics": {
+        "compiling": {"weighted_metrics": ["accuracy"]},
+        "fitting": {"sample_weight": WEIGHTS},
     },
     "a list of batches": {
         "x": [(X[i : i + 4], LABELS[i : i + 4]) for i in range(0, N, 4)],
@@ -170,6 +198,11 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_jit_is_as_eager(traced, case):
     same(traced, **CASES[case])
+
+
+@pytest.mark.parametrize("case", AROUND)
+def test_jit_is_as_eager_around_the_steps(untraced, case):
+    same(untraced, **AROUND[case])
 
 
 class TwoHeads(dl.Model):
@@ -219,7 +252,7 @@ def test_jit_of_an_activity_penalty(traced):
 def test_jit_sees_what_is_frozen_and_freed_between_fits(traced):
     models = []
     for jit in (False, True):
-        model, _ = fitted(network, jit=jit)
+        model, _ = fitted(network, jit=jit, compiling=TWO if jit else None)
         model.layers[0].trainable = False
         frozen = model.layers[0].weight.clone()
         model.fit(X, LABELS, 4, 2, verbose=0)
@@ -259,7 +292,7 @@ def test_jit_runs_the_batch_hooks_once_a_call(traced):
             seen.append(("end", batch))
 
     fitted(
-        network,
+        small,
         jit=True,
         compiling={"steps_per_execution": 4},
         fitting={"epochs": 1, "callbacks": [Sees()]},
@@ -278,12 +311,12 @@ def test_jit_stops_at_nan(traced):
 
 
 def test_jit_of_copies_trains_the_copy(traced):
-    model, _ = fitted(network, jit=True)
+    model, _ = fitted(small, jit=True, compiling=TWO)
     before = copy.deepcopy(model.state_dict())
     twin = copy.deepcopy(model)
     twin.fit(X, LABELS, 4, verbose=0)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
-    assert not torch.equal(twin.layers[0].weight, model.layers[0].weight)
+    assert not torch.equal(twin.layers[-1].weight, model.layers[-1].weight)
 
 
 class Lengthy(nn.Module):
@@ -360,8 +393,8 @@ def test_batches_cut_from_one_piece_are_joined_without_a_copy():
 
 def test_jit_says_so_when_freezing_compiles_again(traced, capsys):
     dl.seed(3)
-    model = network()
-    model.compile("sgd", "sparse_categorical_crossentropy", jit=True, steps_per_execution=2)
+    model = dl.Sequential([dl.Dense(4, "tanh"), dl.Dense(CLASSES, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", jit=True, **TWO)
     model.fit(X, LABELS, batch_size=4, verbose=2)
     model.layers[0].trainable = False
     model.fit(X, LABELS, batch_size=4, verbose=2)
