@@ -30,6 +30,7 @@ class DBN(Model):
         layers: from below; numbers of hidden units, or RBMs for other settings.
         kind: of the visible units, as in ``RBM``.
         k: Gibbs steps of each update, as in ``RBM``.
+        mean_field: as in ``RBM``; the layers above the first see grey values, too.
         name: shown by ``summary``.
 
     Raises:
@@ -51,6 +52,7 @@ class DBN(Model):
         layers: Sequence[Any],
         kind: str = "bernoulli",
         k: int = 1,
+        mean_field: bool = True,
         *,
         name: str | None = None,
     ):
@@ -65,7 +67,9 @@ class DBN(Model):
             if not isinstance(layer, RBM):
                 units = check_positive_int(f"hidden units of layer {number + 1}", layer)
                 visible = None if below is None else below.hidden
-                layer = RBM(units, visible, "bernoulli" if number else kind, k)
+                layer = RBM(
+                    units, visible, "bernoulli" if number else kind, k, mean_field=mean_field
+                )
             if below is not None:
                 if layer.kind != "bernoulli" or layer.visible not in (None, below.hidden):
                     raise ValueError(

@@ -1,0 +1,459 @@
+"""RBMs and DBNs against sums over every state, against updates by hand, and through the loop."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader, TensorDataset
+
+import easydl as dl
+from easydl.boltzmann.likelihood import exact_log_partition, states
+
+DIGITS = (load_digits().data / 16).astype(np.float32)
+BINARY = (DIGITS > 0.5).astype(np.float32)
+X = torch.rand(50, 6, generator=torch.Generator().manual_seed(1))
+BITS = (X > 0.5).float()
+SGD = dl.optimizers.SGD
+
+
+def wild(*units, seed=0, scale=1.0, **options):
+    """An RBM of float64 with weights far from their start."""
+    dl.seed(seed)
+    rbm = dl.RBM(*units, **options).double()
+    for parameter in rbm.parameters():
+        torch.nn.init.normal_(parameter, std=scale)
+    return rbm
+
+
+def trained(x, epochs=3, fitting=None, **options):
+    dl.seed(0)
+    rbm = dl.RBM(**({"hidden": 5} | options))
+    rbm.compile(SGD(0.1, momentum=0.5))
+    history = rbm.fit(x, batch_size=10, epochs=epochs, verbose=0, **(fitting or {})).history
+    return rbm, history
+
+
+# -- likelihood, by a sum over all (x, h) ----------------------------------------------------------
+
+
+def brute_energies(rbm):
+    """E(x, h) of every pair of states, (2^V, 2^H), term by term as the slides write it."""
+    hidden, visible = rbm.weight.shape
+    x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * visible)
+    h = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * hidden)
+    w, b, d = rbm.weight.T, rbm.visible_bias, rbm.hidden_bias
+    pairs = torch.einsum("ni,ij,mj->nm", x, w, h)
+    return x, h, -pairs - (x @ b)[:, None] - h @ d
+
+
+@pytest.mark.parametrize("units", [(4, 6), (7, 4), (6, 6), (2, 10)], ids=str)
+def test_partition_function_and_likelihood_are_the_sum_over_all_states(units):
+    rbm = wild(*units)
+    x, _, energies = brute_energies(rbm)
+    log_z = (-energies).exp().sum().log()
+    assert rbm.log_partition() == pytest.approx(log_z.item(), abs=1e-9)
+    log_p = (-energies).exp().sum(1).log() - log_z
+    np.testing.assert_allclose(rbm.log_likelihood(x), log_p.detach(), atol=1e-5)
+    np.testing.assert_allclose(rbm.free_energy(x), -(log_p + log_z).detach(), atol=1e-5)
+    assert np.exp(rbm.log_likelihood(x, rbm.log_partition())).sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("units", [(5, 7), (8, 4)], ids=str)
+def test_gradient_of_the_likelihood_is_that_of_the_sum_over_all_states(units):
+    rbm = wild(*units)
+    x, _, energies = brute_energies(rbm)
+    rows = x[[3, 3, 5, 11]]
+    places = [3, 3, 5, 11]
+    by_hand = ((-energies).exp().sum(1).log()[places]).mean() - (-energies).exp().sum().log()
+    expected = torch.autograd.grad(by_hand, list(rbm.parameters()))
+    own = -rbm.free_energy_of(rows).mean() - exact_log_partition(rbm)
+    for found, wanted in zip(torch.autograd.grad(own, list(rbm.parameters())), expected):
+        torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
+
+
+def test_gaussian_partition_function_is_the_integral():
+    rbm = wild(3, 2, "gaussian", scale=0.7)
+    line = torch.linspace(-12, 12, 301, dtype=torch.float64)
+    x = torch.cartesian_prod(line, line)
+    w, b, d = rbm.weight.T, rbm.visible_bias, rbm.hidden_bias
+    h = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 3)
+    energies = ((x - b) ** 2).sum(1)[:, None] / 2 - x @ w @ h.T - h @ d
+    integral = (-energies).exp().sum() * (line[1] - line[0]) ** 2
+    assert rbm.log_partition() == pytest.approx(integral.log().item(), abs=1e-9)
+    density = np.exp(rbm.log_likelihood(x)).sum() * float(line[1] - line[0]) ** 2
+    assert density == pytest.approx(1, abs=1e-4)
+
+
+def test_states_are_all_once():
+    rows = torch.cat(list(states(13, torch.zeros(1))))
+    assert rows.shape == (2**13, 13) and len(rows.unique(dim=0)) == 2**13
+
+
+@pytest.mark.parametrize(("kind", "x"), [("bernoulli", BINARY), ("gaussian", DIGITS * 4 - 2)])
+def test_annealed_importance_sampling_meets_the_exact_log_z(kind, x):
+    dl.seed(0)
+    rbm = dl.RBM(10, kind=kind)
+    rbm.compile(SGD(0.1 if kind == "bernoulli" else 0.005, momentum=0.5))
+    rbm.fit(x, epochs=6, verbose=0)
+    exact = rbm.log_partition("exact")
+    independent = math.log(2) * 10 + np.logaddexp(0, rbm.visible_bias.detach().numpy()).sum()
+    if kind == "bernoulli":
+        assert abs(exact - independent) > 3, "the weights are trivial"
+    assert rbm.log_partition("annealed", steps=500) == pytest.approx(exact, abs=0.1)
+    assert rbm.log_partition("annealed", steps=500, x=x) == pytest.approx(exact, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_annealed_importance_sampling_meets_the_exact_log_z_of_twenty_units(seed):
+    dl.seed(seed)
+    rbm = dl.RBM(20, persistent=100)
+    rbm.compile(SGD(0.02, momentum=0.5))
+    rbm.fit(BINARY, epochs=100, verbose=0)
+    exact = rbm.log_partition("exact")
+    assert rbm.log_partition("annealed", steps=3000) == pytest.approx(exact, abs=0.1)
+
+
+def test_annealing_too_fast_says_so():
+    rbm = wild(30, 30, scale=2)
+    with pytest.warns(UserWarning, match="uncertain; write log_partition"):
+        rbm.log_partition(steps=2)
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def update_by_hand(rbm, x, k, chains, mean_field, rate, momentum, speeds):
+    """One CD-k update in NumPy; the random numbers are torch's, drawn in the same order."""
+    w, b, d = (p.detach().numpy().copy() for p in (rbm.weight, rbm.visible_bias, rbm.hidden_bias))
+
+    def up(v):
+        return 1 / (1 + np.exp(-(v @ w.T + d)))
+
+    def binary(p):
+        return (torch.rand(p.shape).numpy() < p).astype(np.float32)
+
+    def down(h, mean):
+        field = h @ w + b
+        if rbm.kind == "gaussian":
+            return field if mean else field + torch.randn(field.shape).numpy()
+        p = 1 / (1 + np.exp(-field))
+        return p if mean else binary(p)
+
+    v = x if chains is None else chains
+    for step in range(k):
+        v = down(binary(up(v)), mean_field and step == k - 1)
+    to_bias = (lambda v: v - b) if rbm.kind == "gaussian" else (lambda v: v)
+    rise = (
+        up(x).T @ x / len(x) - up(v).T @ v / len(v),
+        to_bias(x).mean(0) - to_bias(v).mean(0),
+        up(x).mean(0) - up(v).mean(0),
+    )
+    speeds = [momentum * old + new for old, new in zip(speeds, rise)]
+    return [p + rate * speed for p, speed in zip((w, b, d), speeds)], speeds, v
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"k": 3},
+        {"k": 2, "mean_field": True},
+        {"persistent": 7},
+        {"kind": "gaussian", "k": 2},
+        {"kind": "gaussian", "persistent": 4, "k": 2},
+    ],
+    ids=str,
+)
+def test_updates_are_those_by_hand_with_the_same_random_numbers(options):
+    x = X if options.get("kind") else BITS
+    dl.seed(0)
+    rbm = dl.RBM(4, 6, **options)
+    torch.nn.init.normal_(rbm.weight)
+    rbm.compile(SGD(0.1, momentum=0.9))
+    speeds = [0, 0, 0]
+    for batch in x.split(10):
+        state = torch.get_rng_state()
+        chains = None if rbm.chains is None else rbm.chains.numpy().copy()
+        arguments = (rbm, batch.numpy(), rbm.k, chains, rbm.mean_field, 0.1, 0.9, speeds)
+        expected, speeds, last = update_by_hand(*arguments)
+        torch.set_rng_state(state)
+        rbm.fit(batch, batch_size=10, shuffle=False, verbose=0)
+        found = (rbm.weight, rbm.visible_bias, rbm.hidden_bias)
+        for parameter, wanted in zip(found, expected):
+            np.testing.assert_allclose(parameter.detach(), wanted, atol=1e-6, rtol=0)
+        if chains is not None:
+            np.testing.assert_allclose(rbm.chains, last, atol=1e-6)
+
+
+def distance_after_training(p, visible, steps):
+    """KL(p ‖ model), in nats, of an RBM with 8 hidden units after persistent training."""
+    dl.seed(0)
+    x = next(states(visible, torch.zeros(1)))
+    p = torch.tensor(p) / sum(p)
+    rbm = dl.RBM(8, visible, persistent=1000)
+    torch.nn.init.normal_(rbm.weight)
+    rbm.compile(SGD(dl.optimizers.schedules.PolynomialDecay(0.1, steps), momentum=0.9))
+    rbm.fit(
+        x.repeat(100, 1), sample_weight=(p * len(x)).repeat(100), batch_size=len(x),
+        epochs=steps // 100, shuffle=False, verbose=0,
+    )  # fmt: skip
+    return (p * (p.log() - torch.from_numpy(rbm.log_likelihood(x)))).sum().item()
+
+
+def test_persistent_training_reaches_the_maximum_likelihood_of_a_known_distribution():
+    assert 0 <= distance_after_training([6.0, 1, 1, 3, 1, 4, 2, 6], 3, 1500) <= 0.02
+
+
+@pytest.mark.slow
+def test_persistent_training_reaches_the_maximum_likelihood_of_four_units():
+    p = [9.0, 1, 1, 1, 1, 1, 6, 1, 1, 1, 1, 4, 1, 1, 1, 9]
+    assert 0 <= distance_after_training(p, 4, 20000) <= 0.02
+
+
+def test_sparsity_target_and_penalty_of_the_weights_join_the_loss():
+    dl.seed(0)
+    rbm = dl.RBM(4, 6, sparsity=0.1, sparsity_cost=0.5, kernel_regularizer=dl.regularizers.L2(0.01))
+    torch.nn.init.normal_(rbm.weight)
+    rbm.compile(SGD(0.0))
+    state = torch.get_rng_state()
+    logs = rbm.train_on_batch(X, return_dict=True)
+    q = torch.distributions.Bernoulli(rbm(X).mean(0))
+    kl = torch.distributions.kl_divergence(torch.distributions.Bernoulli(torch.tensor(0.1)), q)
+    assert logs["sparsity_loss"] == pytest.approx(0.5 * kl.sum().item(), rel=1e-4)
+    plain = dl.RBM(4, 6)
+    plain.load_state_dict(rbm.state_dict())
+    plain.compile(SGD(0.0))
+    torch.set_rng_state(state)
+    rest = plain.train_on_batch(X, return_dict=True)["loss"] + 0.01 * (rbm.weight**2).sum().item()
+    assert logs["loss"] == pytest.approx(rest + logs["sparsity_loss"], rel=1e-4)
+
+
+def test_sparsity_makes_units_rarer():
+    mean = [trained(BITS, 30, sparsity=s)[0].transform(BITS).mean() for s in (None, 0.05)]
+    assert mean[0] > 0.3 and mean[1] < 0.15
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_evaluate_gives_the_reconstruction_error_and_draws_nothing(kind):
+    rbm, history = trained(X, kind=kind, fitting={"validation_data": X[:20]})
+    assert set(history) == {
+        f"{part}{name}"
+        for part in ("", "val_")
+        for name in ("loss", "reconstruction_error", "free_energy")
+    }
+    state = torch.get_rng_state()
+    logs = rbm.evaluate(X, verbose=0, return_dict=True, batch_size=7)
+    assert torch.equal(torch.get_rng_state(), state)
+    mean = rbm.visible_mean(rbm(X)).detach()
+    if kind == "bernoulli":
+        expected = torch.nn.functional.binary_cross_entropy(mean, X, reduction="sum") / 50
+    else:
+        expected = ((mean - X) ** 2).sum() / 2 / 50
+    assert logs["loss"] == logs["reconstruction_error"] == pytest.approx(expected.item(), rel=1e-5)
+    assert logs["free_energy"] == pytest.approx(rbm.free_energy(X).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"persistent": 7}], ids=str)
+def test_a_weight_of_two_is_the_row_twice(options):
+    """In the expectation of the gradient: the positive part exactly, the loss's parts, too."""
+    rbm, _ = trained(X, **options)
+    weights = torch.arange(50) % 3
+    logs = rbm.test_on_batch(X, sample_weight=weights, return_dict=True)
+    twice = rbm.test_on_batch(X.repeat_interleave(weights, 0), return_dict=True)
+    share = weights.sum().item() / 50
+    assert logs == pytest.approx({name: value * share for name, value in twice.items()}, rel=1e-4)
+    rbm.train()
+    torch.manual_seed(0)
+    loss = rbm.compute_loss(X, None, weights.float())[0]
+    torch.manual_seed(0)
+    rbm.weight.grad = None
+    energy = rbm.free_energy_of(X)
+    rbm.chains = None if rbm.chains is None else rbm.chains * 0 + loss.detach() * 0
+    assert torch.isfinite(energy).all()
+
+
+# -- what is drawn ---------------------------------------------------------------------------------
+
+
+def test_gibbs_sampling_draws_from_the_model():
+    rbm = wild(3, 4)
+    x, _, energies = brute_energies(rbm)
+    p = (-energies).exp().sum(1)
+    p = (p / p.sum()).detach()
+    dl.seed(0)
+    rows = torch.from_numpy(rbm.sample(20000, steps=50))
+    counts = torch.bincount((rows @ torch.tensor([8.0, 4, 2, 1])).long(), minlength=16)
+    assert (counts / 20000 - p).abs().max() < 0.015
+    again = rbm.gibbs(rows, steps=3)
+    places = torch.from_numpy(again) @ torch.tensor([8.0, 4, 2, 1])
+    counts = torch.bincount(places.long(), minlength=16)
+    assert (counts / 20000 - p).abs().max() < 0.015
+
+
+def test_gaussian_samples_have_the_moments_of_the_model():
+    rbm = wild(3, 2, "gaussian", scale=0.7)
+    h = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 3)
+    means = rbm.visible_mean(h)
+    p = (h @ rbm.hidden_bias + means.square().sum(1) / 2).softmax(0)
+    dl.seed(0)
+    rows = torch.from_numpy(rbm.sample(20000, steps=50))
+    torch.testing.assert_close(rows.mean(0).double(), (p @ means).detach(), atol=0.05, rtol=0)
+    centred = means - p @ means
+    expected = (centred.T @ (p[:, None] * centred)).detach() + torch.eye(2)
+    torch.testing.assert_close(rows.T.cov().double(), expected, atol=0.1, rtol=0)
+
+
+def test_mean_gives_expectations_and_not_draws():
+    rbm, _ = trained(BITS)
+    means, rows = rbm.sample(20, 5, mean=True), rbm.gibbs(BITS, 2)
+    assert ((means > 0) & (means < 1)).all() and set(np.unique(rows)) == {0.0, 1.0}
+
+
+def test_samples_start_from_the_persistent_chains():
+    rbm, _ = trained(BITS, persistent=4)
+    with torch.no_grad():
+        rbm.weight.zero_(), rbm.visible_bias.fill_(50.0)
+        before = rbm.chains.clone()
+    assert (rbm.sample(9, 1) == 1).all() and torch.equal(rbm.chains, before)
+
+
+# -- the loop: shapes, sources, files, jit ---------------------------------------------------------
+
+
+def test_transform_is_predict_and_the_torch_module_to_the_bit():
+    rbm, _ = trained(X)
+    np.testing.assert_array_equal(rbm.transform(X), rbm.predict(X))
+    np.testing.assert_array_equal(rbm.to_torch()(X).detach(), rbm.predict(X))
+    assert rbm.summary(print_fn=None).count("rbm (RBM)") == 1
+
+
+@pytest.mark.parametrize("source", ["dataset", "loader", "generator", "numpy"])
+def test_every_source_trains_alike(source):
+    rows = TensorDataset(X)
+    given = {
+        "dataset": lambda: rows,
+        "loader": lambda: DataLoader(rows, batch_size=10, generator=torch.Generator()),
+        "generator": lambda: iter([(X[i : i + 10],) for i in range(0, 50, 10)]),
+        "numpy": lambda: X.double().numpy(),
+    }[source]()
+    expected, _ = trained(X, 1, {"shuffle": False})
+    steps = {"steps_per_epoch": 5} if source == "generator" else {}
+    found, _ = trained(given, 1, {"shuffle": False, **steps})
+    for own, other in zip(found.get_weights(), expected.get_weights()):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_targets_are_passed_over():
+    expected, _ = trained(X)
+    found, _ = trained(X, fitting={"y": np.arange(50)})
+    for own, other in zip(found.get_weights(), expected.get_weights()):
+        np.testing.assert_array_equal(own, other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"persistent": 7},
+        {"kind": "gaussian", "k": 2, "sparsity": 0.2, "kernel_regularizer": "l2"},
+        {"mean_field": True, "visible": 6},
+    ],
+    ids=str,
+)
+def test_a_saved_rbm_goes_on_to_the_same_bits(options, tmp_path):
+    rbm, _ = trained(X, **options)
+    rbm.save(tmp_path / "m.easydl")
+    other = dl.load_model(tmp_path / "m.easydl")
+    np.testing.assert_array_equal(rbm.predict(X), other.predict(X))
+    weights = []
+    for model in (rbm, other):
+        dl.seed(5)
+        model.fit(X, epochs=2, batch_size=10, verbose=0)
+        weights.append(model.get_weights())
+    assert len(weights[0]) == 3 + ("persistent" in options)
+    for own, theirs in zip(*weights):
+        np.testing.assert_array_equal(own, theirs)
+
+
+class Crash(dl.Callback):
+    def __init__(self, at):
+        self.at = at
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.at -= 1
+        if self.at == 0:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path):
+    expected, _ = trained(X, persistent=7)
+
+    def again(crash):
+        backup = dl.callbacks.BackupAndRestore(tmp_path, save_freq=3, delete_checkpoint=False)
+        return trained(X, fitting={"callbacks": [backup, Crash(crash)]}, persistent=7)[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        again(9)
+    for own, other in zip(again(0).get_weights(), expected.get_weights()):
+        np.testing.assert_array_equal(own, other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"persistent": 7, "k": 2},
+        pytest.param({"kind": "gaussian", "mean_field": True}, marks=pytest.mark.slow),
+        pytest.param({"sparsity": 0.1, "kernel_regularizer": "l2"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_jit_trains_to_the_same_weights(options, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def compiler(function, options, **named):
+        return torch._dynamo.optimize(backend, nopython=True, dynamic=False)(function)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    found = []
+    for jit in (False, True):
+        dl.seed(0)
+        rbm = dl.RBM(5, **options)
+        rbm.compile(SGD(0.1, momentum=0.5), jit=jit, **({"steps_per_execution": 2} if jit else {}))
+        history = rbm.fit(X, batch_size=10, epochs=2, verbose=0).history
+        found.append((rbm.get_weights(), history))
+    assert graphs, "nothing was compiled"
+    for own, other in zip(found[0][0], found[1][0]):
+        np.testing.assert_allclose(own, other, atol=1e-6)
+    for name, values in found[0][1].items():
+        np.testing.assert_allclose(values, found[1][1][name], rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_jit_by_torchs_own_compiler():
+    dl.seed(0)
+    rbm = dl.RBM(5, persistent=7)
+    rbm.compile(SGD(0.1, momentum=0.5), jit=True, steps_per_execution=2)
+    rbm.fit(X, batch_size=10, epochs=3, verbose=0)
+    expected, _ = trained(X, persistent=7)
+    for own, other in zip(rbm.get_weights(), expected.get_weights()):
+        np.testing.assert_allclose(own, other, atol=1e-5)
+
+
+def test_mixed_precision_trains():
+    dl.seed(0)
+    rbm = dl.RBM(5, persistent=7)
+    rbm.compile(SGD(0.1, momentum=0.5), precision="bfloat16")
+    rbm.fit(BITS, batch_size=10, epochs=60, verbose=0)
+    assert rbm.weight.dtype == rbm.chains.dtype == torch.float32
+    expected, _ = trained(BITS, 60, persistent=7)
+    own, other = (model.log_likelihood(BITS).mean() for model in (rbm, expected))
+    assert own == pytest.approx(other, abs=0.1)
