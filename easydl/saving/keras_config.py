@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from easydl.errors import did_you_mean
@@ -52,16 +53,14 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "Embedding": ("input_dim", "output_dim", "mask_zero"),
     "SimpleRNN": RECURRENT,
     "LSTM": (*GATED, "unit_forget_bias"),
-    "GRU": GATED,
+    "GRU": (*GATED, "reset_after"),
     "Bidirectional": ("merge_mode",),
     "TimeDistributed": (),
 }  # fmt: skip
 #: what must be so, or absent, since nothing here does otherwise
 MUST_BE: dict[str, tuple[Any, ...]] = {
-    "data_format": ("channels_last", None),
     "return_state": (False,),
     "stateful": (False,),
-    "reset_after": (True,),
     "noise_shape": (None,),
     "output_padding": (None,),
     "threshold": (0, None),
@@ -144,6 +143,30 @@ def _tensors_of(nodes: Any) -> list[str]:
                 found.append(part[0])
             else:
                 waiting += part
+    return found
+
+
+def parts_of(config: Any) -> Iterator[dict[str, Any]]:
+    """Every layer named in an architecture, nested ones after the one they are in."""
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += reversed(part)
+        elif isinstance(part, dict):
+            if isinstance(part.get("class_name"), str) and isinstance(part.get("config"), dict):
+                yield part
+            inside = [value for word, value in part.items() if word != "backward_layer"]
+            waiting += reversed(inside)
+
+
+def data_formats(config: Any) -> dict[str, set[str]]:
+    """Where the channels are: in the layers that read them, and for ``"Flatten"``."""
+    found: dict[str, set[str]] = {"layers": set(), "Flatten": set()}
+    for part in parts_of(config):
+        word = part["config"].get("data_format")
+        if isinstance(word, str):
+            found["Flatten" if part["class_name"] == "Flatten" else "layers"].add(word)
     return found
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +24,9 @@ from easydl.saving.container import read_json, what_is
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\3\4"
 SUFFIXES = (".keras", ".h5", ".hdf5")
-CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+CONFIG, WEIGHTS, METADATA = "config.json", "model.weights.h5", "metadata.json"
+#: gates of Keras 1, sorted → in the order of Keras 2
+GATES = {"hrz": "zrh", "cfio": "ifco"}
 LARGEST_TEXT = 8 * 2**20  # bytes of config.json or of one attribute
 LARGEST_DIRECTORY = 2**20  # bytes of a zip's list of members
 MOST_OBJECTS, DEEPEST, MOST_NAMES = 20_000, 40, 20_000
@@ -41,7 +45,8 @@ class KerasFile:
         shapes: shapes of the tensors by their places, ``"layers/dense/vars/0"``.
         groups: of the older form: weights by layer, ``[("dense", ["dense/dense/kernel:0", …]), …]``
             without the layers that have none; None for Keras 3's form.
-        version, backend: what wrote the older form, where it says so.
+        version, backend: what wrote it, where it says so.
+        old: whether Keras before 3 wrote it; None where nothing tells.
 
     Raises:
         FileNotFoundError: no such file.
@@ -62,7 +67,10 @@ class KerasFile:
             ) from None
         self.what = repr(str(path)[-200:])
         self.config: Any = None
+        self.version: str | None = None
+        self.backend: str | None = None
         self._file: Any = None
+        self._shown: dict[str, tuple[list[str], Callable[..., np.ndarray]]] = {}
         self._stream: Any = open(path, "rb")  # noqa: SIM115 (closed by __exit__)
         try:
             self._open(h5py)
@@ -90,8 +98,10 @@ class KerasFile:
         head = self._stream.read(8)
         self._stream.seek(0)
         if head.startswith(ZIP):
-            text, content = _unzipped(self._stream)
+            text, about, content = _unzipped(self._stream)
             self.config = _parsed(text, CONFIG)
+            version = _parsed(about, METADATA).get("keras_version")
+            self.version = version if isinstance(version, str) else None
             self._stream.close()
             self._stream = io.BytesIO(content)
         elif head != HDF5:
@@ -103,12 +113,15 @@ class KerasFile:
         self.shapes = {place: dataset.shape for place, dataset in self._datasets.items()}
         if self.config is None and "model_config" in self._file.attrs:
             self.config = _parsed(self._texts("/", "model_config")[0].encode(), "model_config")
-        self.version, self.backend = None, None
         self.groups: list[tuple[str, list[str]]] | None = None
         root = "model_weights" if "model_weights" in self._file else ""
         names = self._texts(f"/{root}", "layer_names")
         if names or f"{root}/layer_0".strip("/") in self._file:
             self._read_groups(root, names)
+        self.old: bool | None = not str(self.version).startswith("3.")
+        if self.version is None and self.groups is None:
+            named = "vars" in self._file and "name" in self._file["vars"].attrs
+            self.old = False if named else None
 
     def _read_groups(self, root: str, names: list[str]) -> None:
         attributes = self._file[f"/{root}"].attrs
@@ -131,8 +144,42 @@ class KerasFile:
             if lost or len(set(places)) < len(places):
                 _refuse(f"it lists a weight {(lost or places)[0]!r:.80}, which is not in it once")
             if places:
-                groups.append((name, places))
+                groups.append((name, self._joined(places)))
         self.groups = groups
+
+    def _joined(self, places: list[str]) -> list[str]:
+        """Keras 1's kernels of single gates, ``gru_1_W_z`` …, as one for all gates, W, U, b."""
+        gates: dict[tuple[str, str], dict[str, str]] = {}
+        for place in places:
+            match = re.fullmatch(r"(.*)_([WUb])_([a-z])(:0)?", place)
+            if match:
+                layer, word, gate, _ = match.groups()
+                gates.setdefault((layer, word), {})[gate] = place
+        result = list(places)
+        for (layer, word), parts in gates.items():
+            order = GATES.get("".join(sorted(parts)))
+            if order:
+                sources = [parts[gate] for gate in order]
+                shape = self.shapes[sources[0]]
+                if not shape or any(self.shapes[place] != shape for place in sources):
+                    _refuse(f"the gates {sources[0]!r:.80} … have different shapes")
+                whole = f"{layer}_{word}"
+                result[result.index(sources[0])] = whole
+                result = [place for place in result if place not in sources]
+                shape = (*shape[:-1], len(sources) * shape[-1])
+                self.show(whole, shape, lambda *v: np.concatenate(v, -1), sources)
+        return result
+
+    def show(
+        self,
+        place: str,
+        shape: tuple[int, ...],
+        function: Callable[..., np.ndarray],
+        sources: list[str] | None = None,
+    ) -> None:
+        """From now on ``place`` has ``function`` of the numbers at ``sources``, of this shape."""
+        self.shapes[place] = shape
+        self._shown[place] = (sources or [place], function)
 
     def _texts(self, group: str, name: str) -> list[str]:
         """The texts in an attribute; a long list is written in parts, ``layer_names0`` …"""
@@ -155,7 +202,8 @@ class KerasFile:
             ValueError: damaged numbers.
         """
         try:
-            values = self._datasets[place][()]
+            sources, function = self._shown.get(place, ([place], lambda values: values))
+            values = function(*[self._datasets[source][()] for source in sources])
         except Exception as error:
             raise ValueError(
                 f"{self.what} is damaged: {place!r:.120} cannot be read ({error!s:.120}); expected "
@@ -184,8 +232,8 @@ def _parsed(text: bytes, what: str) -> dict[str, Any]:
     return config
 
 
-def _unzipped(stream: Any) -> tuple[bytes, bytes]:
-    """``config.json`` and the HDF5 file in a ``.keras`` zip; the CRC-32 of both is compared."""
+def _unzipped(stream: Any) -> tuple[bytes, bytes, bytes]:
+    """Architecture, metadata and HDF5 file in a ``.keras`` zip; their CRC-32s are compared."""
     size = stream.seek(0, io.SEEK_END)
     _check_directory(stream, size)
     with zipfile.ZipFile(stream) as archive:
@@ -198,16 +246,19 @@ def _unzipped(stream: Any) -> tuple[bytes, bytes]:
         for name in (CONFIG, WEIGHTS):
             if name not in names:
                 _refuse(f"it is a zip without {name}, so no .keras file of Keras 3")
-        if archive.getinfo(CONFIG).file_size > LARGEST_TEXT:
-            _refuse(f"its {CONFIG} claims {archive.getinfo(CONFIG).file_size:,} bytes")
-        if sum(archive.getinfo(name).compress_size for name in (CONFIG, WEIGHTS)) > size:
+        texts = [name for name in (CONFIG, METADATA) if name in names]
+        for name in texts:
+            if archive.getinfo(name).file_size > LARGEST_TEXT:
+                _refuse(f"its {name} claims {archive.getinfo(name).file_size:,} bytes")
+        if sum(archive.getinfo(name).compress_size for name in (*texts, WEIGHTS)) > size:
             _refuse("its members claim more bytes than the file has")
-        return archive.read(CONFIG), archive.read(WEIGHTS)
+        about = archive.read(METADATA) if METADATA in names else b"{}"
+        return archive.read(CONFIG), about, archive.read(WEIGHTS)
 
 
 def _check_member(entry: zipfile.ZipInfo) -> None:
     name = entry.filename
-    if name not in (CONFIG, WEIGHTS, "metadata.json") and not name.startswith("assets/"):
+    if name not in (CONFIG, WEIGHTS, METADATA) and not name.startswith("assets/"):
         _refuse(f"it has a member {name!r:.80}, which Keras does not write")
     if ".." in name.split("/") or "\\" in name or (entry.external_attr >> 28) == 0o12:
         _refuse(f"its member {name!r:.80} points out of the file")

@@ -8,6 +8,7 @@
 | DepthwiseConv2D, the first part of SeparableConv2D | (*window, C, m) | (C·m, 1, *window) |
 | LSTM | kernel (in, 4u), gates i, f, c, o; one bias | transposed; a second bias of zeros |
 | GRU | kernel (in, 3u), gates z, r, h; bias (2, 3u) | transposed, gates r, z, n; two biases |
+| GRU(reset_after=False) | bias (3u,) | one bias |
 | BatchNormalization | gamma, beta, moving_mean, moving_variance | the same numbers |
 | PReLU | alpha (*S, C) | weight (C, *S) |
 
@@ -173,11 +174,11 @@ def _recurrent(layer: Any, rows: int) -> list[Slot]:
             ("recurrent_kernel", recurrent.shape[::-1], [(recurrent, lambda v: gates(v.T))]),
         ]
         if layer.bias:
-            first, second = (getattr(layer, f"bias_{word}_l0{end}") for word in ("ih", "hh"))
+            first = getattr(layer, f"bias_ih_l0{end}")
             fills: list[tuple[Tensor, Put]] = [(first, gates)]
             shape = tuple(first.shape)
-            if isinstance(layer, nn.GRU):
-                shape = (2, *shape)
+            if getattr(layer, "reset_after", False):
+                shape, second = (2, *shape), getattr(layer, f"bias_hh_l0{end}")
                 fills = [(first, lambda v: gates(v[0])), (second, lambda v: gates(v[1]))]
             entries.append(("bias", shape, fills))
         slots += [

@@ -20,13 +20,15 @@ from easydl.saving.keras_config import (
     CHAINS,
     MOST_LAYERS,
     MUST_BE,
+    data_formats,
     entry_of,
     in_line,
     input_shape,
     refuse,
 )
 from easydl.saving.keras_files import KerasFile
-from easydl.saving.keras_weights import OrderError, sorted_leaves, tensors_for
+from easydl.saving.keras_orders import OrderError, sorted_leaves
+from easydl.saving.keras_weights import tensors_for
 
 DEEPEST = 20
 SOFTMAX = ("softmax", "log_softmax")
@@ -49,7 +51,8 @@ class State:
 
     Attributes:
         rank: of the tensor with its batch axis.
-        first: whether its channels stand first here; in Keras they never do.
+        first: whether its channels stand first here, and last in Keras.
+        plain: Keras's model has the channels of pictures first, too, so nothing is turned.
         timed: whether it is a sequence of pictures, (N, T, C, H, W).
         turned: put a Permute before every Flatten, instead of sorting the weights behind it.
         old: whether Keras before 3 wrote the file.
@@ -58,6 +61,7 @@ class State:
 
     rank: int = 0
     first: bool = False
+    plain: bool = False
     timed: bool = False
     turned: bool = False
     old: bool = False
@@ -71,7 +75,8 @@ def load_keras(path: Any) -> Any:
     Sequential models and functional ones without branches, nested ones too. Nothing in the file is
     run or imported: layers come from a closed table, Lambda is refused. The model takes pictures
     as (N, C, H, W) where Keras's takes (N, H, W, C), volumes alike, and signals (N, C, L) where
-    the first layer that looks is a Conv1D or pooling; sequences stay (N, T, F). What comes out is
+    the first layer that looks is a Conv1D or pooling; sequences stay (N, T, F). A channels_first
+    model takes what it took. What comes out is
     laid out likewise, and else equals Keras's to float tolerance. It is not compiled yet.
 
     Args:
@@ -100,14 +105,14 @@ def load_keras(path: Any) -> Any:
             )
         try:
             model, state = _rebuilt(file, turned=False)
-            leaves = sorted_leaves(model, file, state.functional)
+            leaves = sorted_leaves(model, file, state.functional, state.plain)
             if leaves and leaves[-1].columns != 1:
                 raise OrderError("the outputs are a flattened picture")
         except OrderError:
             model, state = _rebuilt(file, turned=True)
         except RecursionError:
             refuse("its architecture is nested too deeply")
-        tensors = tensors_for(model, file, state.functional)
+        tensors = tensors_for(model, file, state.functional, state.plain)
     own = model.state_dict()
     for key, tensor in own.items():  # buffers that Keras has not: second biases, counts of batches
         if key not in tensors:
@@ -121,8 +126,10 @@ def _rebuilt(file: KerasFile, turned: bool) -> tuple[Any, State]:
     """The model on ``meta``, so without memory, and what was learned on the way."""
     from easydl.saving.whole import _NoDraws
 
-    old = file.groups is not None and not str(file.version).startswith("3.")
-    state = State(turned=turned, old=old)
+    formats = data_formats(file.config)["layers"]
+    if len(formats) > 1:
+        refuse("some of its layers have their channels first, some last")
+    state = State(turned=turned, old=bool(file.old), plain="channels_first" in formats)
     with torch.device("meta"), _NoDraws():
         try:
             model = _chain(entry_of(file.config), state)
@@ -151,11 +158,12 @@ def _chain(entry: tuple[str, dict[str, Any]], state: State) -> Any:
     if outermost:
         if shape is None:
             refuse("it does not tell its input's shape, since it was never built")
-        state.rank, state.timed = len(shape) + 1, _is_timed(entries)
-        state.first = _comes_first(entries, state.rank)
+        state.rank = len(shape) + 1
+        if not state.plain:
+            state.timed, state.first = _is_timed(entries), _comes_first(entries, state.rank)
         shape = _turned_shape(shape, state)
     made = [layer for entry in entries for layer in _layer(*entry, state)]
-    if outermost and state.rank > 3 and not state.first and not state.timed:
+    if outermost and state.rank > 3 and not (state.first or state.timed):
         made += _turn(state, True)
     names = [layer.name for layer in made if layer.name is not None]
     if len(set(names)) < len(names):
@@ -203,7 +211,7 @@ def _turned_shape(shape: Any, state: State) -> Any:
 
 def _turn(state: State, first: bool) -> list[Any]:
     """The Permute that brings the channels first, or last; none where they are there."""
-    if state.rank < 3 or state.first == first:
+    if state.plain or state.rank < 3 or state.first == first:
         return []
     state.first = first
     axes = list(range(1, state.rank))
@@ -222,8 +230,8 @@ def _layer(kind: str, config: dict[str, Any], state: State) -> list[Any]:
     if state.timed and state.rank > 3 and kind not in (*ENTRYWISE, "TimeDistributed"):
         if kind != "Activation" or config.get("activation") in SOFTMAX:
             refuse(f"{who} reads sequences of more than vectors other than by TimeDistributed")
-    if kind == "GRU" and "reset_after" not in config:
-        refuse(f"{who} has reset_after=False (Keras before 2.3), which torch does not compute")
+    if kind == "GRU":
+        config = {"reset_after": False, **config}  # as in Keras before it had the word
     given = {word: config[word] for word in ARGUMENTS[kind] if word in config}
     if kind in ("LeakyReLU", "ReLU"):
         slope = config.get("negative_slope", config.get("alpha", 0)) or 0
@@ -255,21 +263,29 @@ def _layer(kind: str, config: dict[str, Any], state: State) -> list[Any]:
 def _adapted(kind: str, given: Any, config: Any, state: State, who: str) -> list[Any]:
     """What must come before the layer, with its arguments and the state changed for it."""
     rank, before = state.rank, []
+    if state.plain and config.get("activation") in SOFTMAX and kind.startswith(READ_FIRST):
+        refuse(f"{who} has a softmax over the last axis of pictures, their width")
     if kind in ("Conv1D", "Conv2D", "Conv3D") or kind.startswith(READ_FIRST):
         before = _turn(state, True)
         if kind.startswith("Global") and not config.get("keepdims"):
             state.rank, state.first = 2, False
         if kind == "SpatialDropout1D":
-            given["axis"] = 1
+            given["axis"] = -1 if state.plain else 1
     elif kind in ("BatchNormalization", "LayerNormalization", "GroupNormalization", "Softmax"):
         axis = given["axis"] = _single(given.get("axis", -1))
-        if axis not in (-1, rank - 1):
+        channels = (1,) if state.plain and rank > 3 else (-1, rank - 1)
+        if axis not in channels and not (state.plain and rank == 3 and axis == 1):
             refuse(f"{who} has axis={axis!r:.40}; easydl reads the channels alone")
-        given["axis"] = 1 if state.first or (rank == 2 and kind == "BatchNormalization") else -1
+        first = state.first or (state.plain and axis == 1)
+        given["axis"] = 1 if first or (rank == 2 and kind == "BatchNormalization") else -1
     elif kind == "Activation" and config.get("activation") in SOFTMAX:
+        if state.plain and rank > 3:
+            refuse(f"{who} acts over the last axis of pictures, their width")
         before = _turn(state, rank > 3)
     elif kind == "Flatten":
         before = _turn(state, False) if state.turned else []
+        if state.plain and config.get("data_format") == "channels_first" and rank > 2:
+            before = [layers.Permute([*range(2, rank), 1])]  # Keras gives them in this order
         state.rank, state.first = 2, False
     elif kind == "PReLU":
         axes = given.get("shared_axes") or []
@@ -280,7 +296,7 @@ def _adapted(kind: str, given: Any, config: Any, state: State, who: str) -> list
                 refuse(f"{who} reads volumes step by step, whose channels come first here")
             before = [] if rank > 3 else _turn(state, False)
             given["layer"] = _inner(config, state, who)
-            state.timed = state.rank > 3
+            state.timed = state.rank > 3 and not state.plain
             return before
         before = _turn(state, False)
         if kind != "Permute":
@@ -297,7 +313,7 @@ def _adapted(kind: str, given: Any, config: Any, state: State, who: str) -> list
 
 def _inner(config: Any, state: State, who: str) -> Any:
     """The layer at every step of a TimeDistributed, if its axes need no turning."""
-    inside = State(rank=state.rank - 1, old=state.old, depth=state.depth + 1)
+    inside = State(state.rank - 1, plain=state.plain, old=state.old, depth=state.depth + 1)
     inside.functional = state.functional
     inside.first = state.first and state.rank > 4
     inside.timed, inside.turned = False, state.turned

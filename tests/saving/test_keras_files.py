@@ -106,6 +106,12 @@ MODELS = {
         k.GRU(5, return_sequences=True), k.LayerNormalization(),
         k.GRU(4, use_bias=False, return_sequences=True), k.Flatten(), k.Dense(2),
     ),
+    "GRU that resets before": lambda: series(
+        k.GRU(5, reset_after=False, return_sequences=True),
+        k.Bidirectional(k.GRU(3, reset_after=False, return_sequences=True)),
+        k.GRU(4, "relu", "hard_sigmoid", use_bias=False, reset_after=False, go_backwards=True),
+        k.Dense(2),
+    ),
     "SimpleRNN": lambda: series(
         k.Dense(6, activation="relu"), k.SimpleRNN(5, activation="relu"), k.RepeatVector(3),
         k.SimpleRNN(4),
@@ -248,6 +254,11 @@ BY_HAND = {
     "functional": lambda: [
         nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(80, 3), nn.Softmax(1),
+    ],
+    "GRU that resets before": lambda: [
+        dl.GRU(5, reset_after=False, return_sequences=True),
+        dl.Bidirectional(dl.GRU(3, reset_after=False, return_sequences=True)),
+        dl.GRU(4, "relu", "hard_sigmoid", False, reset_after=False, go_backwards=True), dl.Dense(2),
     ],
     "text": lambda: [
         dl.Embedding(9, 6), dl.Permute((2, 1)), dl.Conv1D(5, 3, padding="causal"),

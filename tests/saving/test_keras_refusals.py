@@ -82,7 +82,13 @@ def test_kernels_of_theano_are_turned(tmp_path):
     "layer, groups, version, says",
     [
         (dl.LSTM(2), {"l": {"l/kernel:0": random(4, 8)}}, "2.2.4", "hard_sigmoid"),
-        (dl.Conv1D(2, 3), {"c": {"c_W": random(2, 4, 3, 1)}}, "1.2.2", "Theano's kernels"),
+        (dl.LSTM(2), {"l": {"l/kernel:0": random(4, 8)}}, "2.2.4-tf", "hard_sigmoid"),
+        (dl.GRU(2, reset_after=False), {"g": {"g/kernel:0": random(4, 6)}}, "2.2.4", "hard_sigm"),
+        (dl.Conv1D(2, 3), {"c": {"param_0": random(2, 4, 3, 1)}}, "1.2.2", "Theano's kernels"),
+        (dl.DepthwiseConv2D(3, input_shape=(4, 5, 5)),
+         {"c": {"c_W:0": random(3, 3, 4, 1), "c_b:0": random(4)}}, "1.2.2", "Theano's kernels"),
+        (dl.Conv2D(3, 3, input_shape=(3, 5, 5)),
+         {"c": {"c_W:0": random(3, 3, 3, 3), "c_b:0": random(3)}}, "1.2.2", "channels came first"),
         (
             dl.GRU(2),
             {"g": {"g/kernel:0": random(4, 6), "g/recurrent_kernel:0": random(2, 6),
@@ -93,7 +99,8 @@ def test_kernels_of_theano_are_turned(tmp_path):
 )  # fmt: skip
 def test_what_older_files_do_not_tell_is_refused(layer, groups, version, says, tmp_path):
     model = dl.Sequential([layer])
-    model.build((4, 4))
+    if layer.given_input_shape is None:
+        model.build((4, 4))
     with pytest.raises(ValueError, match=says) as error:
         model.load_weights(write_h5(tmp_path / "w.h5", groups, keras_version=version))
     assert len(str(error.value)) <= 600
@@ -121,11 +128,10 @@ def twice():
         (branched, "layer 'add.* .*Branches"),
         (flattened_twice, "'steps' .*other axes"),
         (twice, "layer 'both' .*used more than once"),
-        (lambda: series(k.GRU(3, reset_after=False, name="old")), "'old' .*reset_after=False"),
         (lambda: series(k.LSTM(3, recurrent_activation="relu", name="odd")), "'odd' .*'relu'"),
         (lambda: series(k.LSTM(3, recurrent_dropout=0.5, name="odd")), "'odd' .*recurrent_dropout"),
         (lambda: series(k.Masking(name="mask")), "'mask' .*unknown layer 'Masking'"),
-        (lambda: pictures(k.Conv2D(2, 3, data_format="channels_first", name="c")), "'c' .*data_f"),
+        (lambda: pictures(k.Conv2D(2, 3, data_format="channels_first"), k.MaxPooling2D()), "some"),
         (lambda: pictures(k.BatchNormalization(axis=1, name="b")), "'b' .*axis=1"),
         (lambda: series(k.Dense(3, activation="sparsemax", name="d")), "'d' .*sparsemax"),
         (lambda: series(k.ReLU(threshold=1.0, name="r")), "'r' .*threshold=1.0"),
@@ -140,13 +146,35 @@ def test_what_easydl_does_not_have_is_named(build, says, suffix, tmp_path):
     assert "load_weights" in str(error.value) and len(str(error.value)) <= 600
 
 
-@pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_weights_of_other_recurrences_are_refused_too(suffix, tmp_path):
-    series(k.GRU(3, reset_after=False, use_bias=False)).save(tmp_path / f"m.{suffix}")
-    model = dl.Sequential([dl.GRU(3, use_bias=False)])
+@pytest.mark.parametrize(
+    "theirs, ours, says",
+    [
+        ({"reset_after": False}, {}, r"reset_after=False.* Write dl\.GRU\("),
+        ({}, {"reset_after": False}, r"reset_after=True.* Write dl\.GRU\(…\)"),
+        (
+            {"reset_after": False, "recurrent_activation": "hard_sigmoid"},
+            {"reset_after": False},
+            "recurrent_activation='hard_sigmoid', reset_after=False",
+        ),
+        ({"activation": "relu"}, {}, "activation='relu'.*module of your own"),
+    ],
+)
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("suffix", ["keras", "h5", "weights.h5"])
+def test_weights_of_other_recurrences_are_refused(theirs, ours, says, use_bias, suffix, tmp_path):
+    made = series(k.GRU(3, use_bias=use_bias, name="old", **theirs))
+    path = tmp_path / f"m.{suffix}"
+    made.save_weights(path) if suffix == "weights.h5" else made.save(path)
+    model = dl.Sequential([dl.GRU(3, use_bias=use_bias, **ours)])
     model.build((7, 4))
-    with pytest.raises(ValueError, match="reset_after=False"):
-        model.load_weights(tmp_path / f"m.{suffix}")
+    resets = [options.get("reset_after", True) for options in (theirs, ours)]
+    if suffix == "weights.h5":  # which do not tell more than the shapes do
+        if not use_bias or resets[0] == resets[1]:
+            return
+        says = f"has reset_after={resets[0]}, that of the model {resets[1]}"
+    with pytest.raises(ValueError, match=says) as error:
+        model.load_weights(path)
+    assert len(str(error.value)) <= 600
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
