@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easydl.errors import check_flag, check_positive_int, did_you_mean, short_traceback
@@ -16,7 +15,7 @@ from easydl.model import Model, sample_shape
 from easydl.saving import require_built
 from easydl.sequential import Sequential
 from easydl.training.prepare import rows_that_fit
-from easydl.variational import LIKELIHOODS, mean_of_rows
+from easydl.variational import LIKELIHOODS, check_unit_interval, mean_of_rows, misfit
 
 __all__ = ["DeepKalmanFilter"]
 
@@ -77,7 +76,7 @@ class DeepKalmanFilter(Model):
     """
 
     emission: Sequential
-    noise_log_variance: nn.Parameter
+    output_log_variance: nn.Parameter
 
     @short_traceback
     def __init__(
@@ -142,7 +141,7 @@ class DeepKalmanFilter(Model):
         self.emission = Sequential(layers)
         self.emission.build((self.latent,))
         if self.likelihood == "gaussian":
-            self.noise_log_variance = nn.Parameter(torch.zeros(features))
+            self.output_log_variance = nn.Parameter(torch.zeros(features))
         self.inference.build((None, None, width))
         self.built_for, self.given_input_shape = (None, *shape), tuple(shape)
         if self._compiled is not None:
@@ -167,13 +166,8 @@ class DeepKalmanFilter(Model):
             )
         self._check_shape(tuple(x.shape[1:]), f"{what} of shape {tuple(x.shape)}")
         seen = self._split(x)[0]
-        if self.likelihood == "bernoulli" and seen.numel():
-            low, high = (float(value) for value in torch.aminmax(seen))
-            if low < 0 or high > 1:
-                raise ValueError(
-                    f"{what} holds values from {low:g} to {high:g}; a Bernoulli likelihood expects "
-                    "0 to 1: scale them, or write likelihood='gaussian'."
-                )
+        if self.likelihood == "bernoulli":
+            check_unit_interval(seen, what)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Observations and controls, the latter of width 0 where there are none."""
@@ -198,20 +192,12 @@ class DeepKalmanFilter(Model):
         outputs = self.emission(z)
         return outputs.sigmoid() if self.likelihood == "bernoulli" else outputs
 
-    def _misfit(self, outputs: Tensor, x: Tensor) -> Tensor:
-        """−log p(x_t | z_t) of each number, in nats, for what ``emission`` gives."""
-        if self.likelihood == "bernoulli":
-            return F.binary_cross_entropy_with_logits(outputs, x, reduction="none")
-        log_variance = self.noise_log_variance
-        scaled = (x - outputs).square() * (-log_variance).exp()
-        return 0.5 * (scaled + log_variance + math.log(2 * math.pi))
-
     # -- inference ---------------------------------------------------------------------------
 
     def _messages(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The factors a and b > 0 of every step, each (N, T, latent)."""
         pull, precision = self.message(self.inference(x)).chunk(2, -1)
-        return pull, F.softplus(precision)
+        return pull, nn.functional.softplus(precision)
 
     def _paths(
         self, pull: Tensor, precision: Tensor, u: Tensor, noise: Tensor | None
@@ -246,7 +232,7 @@ class DeepKalmanFilter(Model):
         z, shift, share = self._paths(pull, precision, u, torch.randn_like(pull))
         kl = 0.5 * (share + shift.square() - 1 - share.log())
         outputs = self.emission(z)
-        return self._misfit(outputs, seen), kl, outputs
+        return misfit(self, outputs, seen), kl, outputs
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """The means of x_t along the path of mean states, (N, T, F)."""
@@ -323,7 +309,7 @@ class DeepKalmanFilter(Model):
             # log p(z_t | z_{t−1}) − log q(z_t | z_{t−1}, x), whose constants cancel
             away = shift + share.sqrt() * noise
             ratio = 0.5 * (noise.square() + share.log() - away.square())
-            fits = -self._misfit(self.emission(z), seen.repeat(count, 1, 1))
+            fits = -misfit(self, self.emission(z), seen.repeat(count, 1, 1))
             weights = (fits.sum((1, 2)) + ratio.sum((1, 2))).reshape(count, len(x))
             total = torch.logaddexp(total, weights.double().logsumexp(0))
         return total - math.log(samples)
@@ -363,7 +349,7 @@ class DeepKalmanFilter(Model):
             if noise and self.likelihood == "bernoulli":
                 x = torch.bernoulli(x)
             elif noise:
-                x = x + (0.5 * self.noise_log_variance).exp() * torch.randn_like(x)
+                x = x + (0.5 * self.output_log_variance).exp() * torch.randn_like(x)
             return x.float().cpu().numpy()
 
     @short_traceback
@@ -412,7 +398,7 @@ class DeepKalmanFilter(Model):
                 means.append(paths.mean(1))
                 variance = paths.var(1, correction=0)
                 if self.likelihood == "gaussian":
-                    variance = variance + self.noise_log_variance.exp()
+                    variance = variance + self.output_log_variance.exp()
                 else:
                     variance = means[-1] * (1 - means[-1])
                 deviations.append(variance.sqrt())

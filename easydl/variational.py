@@ -158,36 +158,11 @@ class VAE(Model):
         for head in (self.mean, self.log_variance):
             build(head, (None, math.prod(size or 1 for size in inner[1:])))
         self.decoder.build_layers((self.latent,), first=False)
-        self._check_decoder(shape)
+        check_decoder(self, shape)
         self.built_shape = self.given_input_shape = tuple(shape)
         if self._compiled is not None:
             self.to(self._compiled.device)
             self._compiled.know_parameters(self)
-
-    def _check_decoder(self, shape: tuple[int | None, ...]) -> None:
-        given = (self.decoder.output_shape or ())[1:]
-        if given != tuple(shape):
-            sizes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-            advice = f"make its last layer give {sizes}"
-            if None not in given and math.prod(given) == math.prod(shape):  # type: ignore[arg-type]
-                advice = f"put Reshape({sizes}) last" if len(shape) > 1 else "put Flatten() last"
-            raise ValueError(
-                f"the decoder gives samples of shape {given}, but the inputs have {sizes}; "
-                f"expected the same: {advice}."
-            )
-        strict = self._compiled is None or self._compiled.strict
-        if self.likelihood != "bernoulli" or not strict:
-            return
-        with without_trace(self):
-            codes = torch.randn(2, self.latent, device=self.device)
-            ending = ending_of(self._outputs_of(codes.to(self.mean.weight.dtype)))
-        if ending in REACH:
-            last = type(self.decoder[-1]).__name__
-            raise ValueError(
-                f"the decoder ends in a {ending} before or in its last layer ({last}), but a "
-                "Bernoulli likelihood is trained on logits; expected a sigmoid as the very last, "
-                "or none: leave the activation out, the library applies the sigmoid."
-            )
 
     def _check_shape(self, shape: tuple[int | None, ...], what: str) -> None:
         if shape != self.built_shape:
@@ -205,14 +180,8 @@ class VAE(Model):
             )
         if self.built_shape is not None:
             self._check_shape(tuple(x.shape[1:]), what)
-        if self.likelihood == "bernoulli" and x.numel():
-            low, high = (float(value) for value in torch.aminmax(x))
-            if low < 0 or high > 1:
-                scaled = f"{what.split()[0]} / {high:g}" if low >= 0 else "min-max scaling"
-                raise ValueError(
-                    f"{what} holds values from {low:g} to {high:g}; a Bernoulli likelihood expects "
-                    f"0 to 1: write {scaled}, or likelihood='gaussian'."
-                )
+        if self.likelihood == "bernoulli":
+            check_unit_interval(x, what)
 
     # -- the two networks --------------------------------------------------------------------
 
@@ -221,27 +190,10 @@ class VAE(Model):
         inner = self.encoder(x).flatten(1)
         return self.mean(inner), self.log_variance(inner)
 
-    def _outputs_of(self, z: Tensor) -> Tensor:
-        """The decoder's outputs: for a Bernoulli likelihood logits, else means."""
-        if self._ends_in_sigmoid is None:
-            activation = self.decoder.final_activation()
-            self._ends_in_sigmoid = isinstance(activation, nn.Sigmoid)
-        if self.likelihood == "bernoulli" and self._ends_in_sigmoid:
-            return self.decoder(z, logits=True)
-        return self.decoder(z)
-
     def likelihood_mean(self, z: Tensor) -> Tensor:
         """The mean of p(x | z), as a tensor: probabilities for a Bernoulli likelihood."""
-        outputs = self._outputs_of(z)
+        outputs = decoded(self, z)
         return outputs.sigmoid() if self.likelihood == "bernoulli" else outputs
-
-    def reconstruction_terms(self, outputs: Tensor, x: Tensor) -> Tensor:
-        """−log p(x | z) in nats, of each feature, for the decoder's outputs."""
-        if self.likelihood == "bernoulli":
-            return F.binary_cross_entropy_with_logits(outputs, x, reduction="none")
-        log_variance = self.output_log_variance
-        scaled = (x - outputs).square() * (-log_variance).exp()
-        return 0.5 * (scaled + log_variance + math.log(2 * math.pi))
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """The reconstruction from the mean code: the mean of p(x | z)."""
@@ -258,8 +210,8 @@ class VAE(Model):
             ``beta``, warm-up or free bits.
         """
         mean, log_variance = self.posterior(x)
-        outputs = self._outputs_of(draw(mean, log_variance))
-        terms = self.reconstruction_terms(outputs, x)
+        outputs = decoded(self, draw(mean, log_variance))
+        terms = misfit(self, outputs, x)
         kl = kl_divergence(mean, log_variance)
         parts = {
             "reconstruction_loss": mean_of_rows(terms, sample_weight),
@@ -397,8 +349,8 @@ class VAE(Model):
             count = min(at_once, samples - start)
             noise = torch.randn(count, *mean.shape, dtype=mean.dtype, device=mean.device)
             z = mean + noise * (0.5 * log_variance).exp()
-            outputs = self._outputs_of(z.flatten(0, 1))
-            terms = self.reconstruction_terms(outputs, x.repeat(count, *[1] * (x.dim() - 1)))
+            outputs = decoded(self, z.flatten(0, 1))
+            terms = misfit(self, outputs, x.repeat(count, *[1] * (x.dim() - 1)))
             fits = -terms.flatten(1).sum(1).reshape(count, len(x))
             # log p(z) − log q(z | x), whose constants cancel
             prior = 0.5 * (noise.square() + log_variance - z.square()).sum(-1)
@@ -421,3 +373,65 @@ def mean_of_rows(terms: Tensor, weight: Tensor | None = None) -> Tensor:
     if weight is None:
         return terms.sum() / len(terms)
     return (terms.flatten(1).sum(1) * weight).mean()
+
+
+def decoded(model: Any, codes: Tensor) -> Tensor:
+    """The decoder's outputs for codes ``(n, …)``: for a Bernoulli likelihood logits, else means.
+
+    ``model`` has ``decoder``, ``likelihood`` and ``_ends_in_sigmoid``, ``None`` until it is known.
+    """
+    if model._ends_in_sigmoid is None:
+        activation = model.decoder.final_activation()
+        model._ends_in_sigmoid = isinstance(activation, nn.Sigmoid)
+    if model.likelihood == "bernoulli" and model._ends_in_sigmoid:
+        return model.decoder(codes, logits=True)
+    return model.decoder(codes)
+
+
+def misfit(model: Any, outputs: Tensor, x: Tensor) -> Tensor:
+    """−log p(x | z) in nats, of each feature, for what ``decoded`` gives."""
+    if model.likelihood == "bernoulli":
+        return F.binary_cross_entropy_with_logits(outputs, x, reduction="none")
+    log_variance = model.output_log_variance
+    scaled = (x - outputs).square() * (-log_variance).exp()
+    return 0.5 * (scaled + log_variance + math.log(2 * math.pi))
+
+
+def check_unit_interval(x: Tensor, what: str) -> None:
+    """Refuse numbers outside [0, 1], for which a Bernoulli likelihood has no value."""
+    if not x.numel():
+        return
+    low, high = (float(value) for value in torch.aminmax(x))
+    if low < 0 or high > 1:
+        scaled = f"{what.split()[0]} / {high:g}" if low >= 0 else "min-max scaling"
+        raise ValueError(
+            f"{what} holds values from {low:g} to {high:g}; a Bernoulli likelihood expects "
+            f"0 to 1: write {scaled}, or likelihood='gaussian'."
+        )
+
+
+def check_decoder(model: Any, shape: tuple[int | None, ...]) -> None:
+    """Refuse a built decoder that gives another shape, or ends as its likelihood does not allow."""
+    given = (model.decoder.output_shape or ())[1:]
+    if given != tuple(shape):
+        sizes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        advice = f"make its last layer give {sizes}"
+        if None not in given and math.prod(given) == math.prod(shape):  # type: ignore[arg-type]
+            advice = f"put Reshape({sizes}) last" if len(shape) > 1 else "put Flatten() last"
+        raise ValueError(
+            f"the decoder gives samples of shape {given}, but the inputs have {sizes}; "
+            f"expected the same: {advice}."
+        )
+    strict = model._compiled is None or model._compiled.strict
+    if model.likelihood != "bernoulli" or not strict:
+        return
+    with without_trace(model):
+        codes = torch.randn(2, *model.decoder.built_shape, device=model.device)
+        ending = ending_of(decoded(model, codes.to(model.mean.weight.dtype)))
+    if ending in REACH:
+        last = type(model.decoder[-1]).__name__
+        raise ValueError(
+            f"the decoder ends in a {ending} before or in its last layer ({last}), but a "
+            "Bernoulli likelihood is trained on logits; expected a sigmoid as the very last, "
+            "or none: leave the activation out, the library applies the sigmoid."
+        )

@@ -55,7 +55,7 @@ def terms_by_hand(model, x, noise):
         ratio = ratio + (p.log_prob(z) - q.log_prob(z)).sum(1)
         outputs = model.emission(z)
         if model.likelihood == "gaussian":
-            shown = td.Normal(outputs, (0.5 * model.noise_log_variance).exp())
+            shown = td.Normal(outputs, (0.5 * model.output_log_variance).exp())
         else:
             shown = td.Bernoulli(logits=outputs, validate_args=False)
         fits = fits + shown.log_prob(seen[:, t]).sum(1)
@@ -152,7 +152,7 @@ def own_joint(model, steps):
     return joint(
         steps, numbers["dynamics.weight"], numbers["dynamics.bias"],
         variance["transition_log_variance"], numbers["emission.0.weight"],
-        numbers["emission.0.bias"], variance["noise_log_variance"], numbers["initial_mean"],
+        numbers["emission.0.bias"], variance["output_log_variance"], numbers["initial_mean"],
         variance["initial_log_variance"],
     )  # fmt: skip
 
@@ -213,7 +213,7 @@ def test_true_parameters_give_the_exact_log_likelihood():
         model.dynamics.weight.fill_(A)
         model.transition_log_variance.fill_(np.log(Q))
         model.emission[0].weight.copy_(torch.tensor(C)[:, None])
-        model.noise_log_variance.copy_(torch.tensor(np.log(R)))
+        model.output_log_variance.copy_(torch.tensor(np.log(R)))
     exact = true_joint(3).logpdf(flat(x))
     np.testing.assert_allclose(own_joint(model, 3).logpdf(flat(x)), exact, rtol=1e-6)
     estimate = model.log_likelihood(x, 20_000)  # its inference network knows nothing
@@ -243,7 +243,7 @@ def test_samples_have_the_models_mean_and_covariance(trained):
     np.testing.assert_allclose(np.cov(x.T), whole.cov, atol=0.08)
     assert flat(model.sample(20_000, 3)).var(0) == pytest.approx(
         np.diag(whole.cov - np.kron(np.eye(3), np.diag(np.exp(
-            model.noise_log_variance.detach().numpy())))), abs=0.08)  # fmt: skip
+            model.output_log_variance.detach().numpy())))), abs=0.08)  # fmt: skip
 
 
 @pytest.mark.slow
