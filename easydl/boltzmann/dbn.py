@@ -217,7 +217,7 @@ class DBN(Model):
             for layer in reversed(above[:-1]):
                 h = draw(layer.visible_mean(h))
             x = first.visible_mean(h) if mean else first.visible_given(h)
-            return x.cpu().numpy()
+            return x.float().cpu().numpy()
 
     def to_classifier(self, classes: int) -> Sequential:
         """A feed-forward net that starts from these weights, for ``compile`` and ``fit(x, y)``.

@@ -313,7 +313,7 @@ class RBM(Model):
                 start = self.draw_visible(self.visible_bias.expand(n, -1))
             else:
                 start = self.chains[torch.arange(n, device=self.device) % len(self.chains)]
-            return self._gibbs(start, steps, mean).cpu().numpy()
+            return self._gibbs(start, steps, mean).float().cpu().numpy()
 
     def _gibbs(self, x: Tensor, steps: int, mean: bool = False) -> Tensor:
         for _ in range(steps - 1 if mean else steps):
