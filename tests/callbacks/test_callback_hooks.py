@@ -1,8 +1,5 @@
 """The base class, functions as callbacks, and what every callback must keep to."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -185,13 +182,3 @@ def test_get_refuses_other_things_with_what_to_write():
         "callbacks=[…] has the function <lambda>(epoch); expected one that takes (epoch, logs), "
         "for example lambda epoch, logs: print(logs)."
     )
-
-
-def test_importing_callbacks_loads_nothing_heavy():
-    code = (
-        "import sys, easydl.callbacks, easydl.plotting, easydl.utils; "
-        "print([m for m in ('matplotlib', 'pandas', 'tensorboard', 'IPython', 'ipywidgets') "
-        "if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
