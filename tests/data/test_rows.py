@@ -226,9 +226,16 @@ MEMORY = """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("dtype", ["float32", pytest.param(">i2", marks=pytest.mark.slow)])
-def test_a_file_of_300_mb_trains_in_less_than_50_mb(dtype, tmp_path):
-    path, count = str(tmp_path / "x.bin"), 300_000_000 // (np.dtype(dtype).itemsize * 1000)
+@pytest.mark.parametrize(
+    ("megabytes", "dtype"),
+    [
+        (100, "float32"),
+        pytest.param(300, "float32", marks=pytest.mark.slow),
+        pytest.param(300, ">i2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_file_trains_in_less_than_50_mb(megabytes, dtype, tmp_path):
+    path, count = str(tmp_path / "x.bin"), megabytes * 1000 // np.dtype(dtype).itemsize
     with open(path, "wb") as file:
         file.truncate(count * 1000 * np.dtype(dtype).itemsize)  # zeros that take no disk
     code = textwrap.dedent(MEMORY.format(path=path, dtype=dtype, rows=count))
