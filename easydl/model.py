@@ -266,6 +266,14 @@ class Model(nn.Module):
             what: their name for the message.
         """
 
+    def check_targets(self, y: Any, what: str) -> None:
+        """Refuse targets that the family has no use for, where it is compiled without a loss.
+
+        Args:
+            y: all targets that are in memory, or a stream's batch of them; ``None`` for none.
+            what: their name for the message.
+        """
+
     def penalty(self) -> Tensor | float:
         """The regularisers' sum: of the weights that learn, and of this pass's activities."""
         state = self._compiled

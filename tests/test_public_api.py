@@ -23,11 +23,12 @@ PUBLIC = {
         Hardsigmoid Hardswish Hardtanh History Input LSTM Lambda Layer LayerNormalization
         LeakyReLU LocallyConnected1D LocallyConnected2D MaskingNoise MaxPooling1D
         MaxPooling2D MaxPooling3D Mish Model Multiply PReLU Permute ReLU RepeatVector
-        Reshape Residual SELU SaltAndPepperNoise SeparableConv2D Sequential SiLU Sigmoid
-        SimpleRNN Softmax Softplus Softsign SpatialDropout1D SpatialDropout2D
-        SpatialDropout3D StackedAutoencoder Swish Tanh TimeDistributed UpSampling2D VAE
-        ZeroPadding2D activations callbacks constraints data initializers layers
-        load_keras load_model losses metrics models optimizers regularizers seed utils
+        Reshape Residual SELU SaltAndPepperNoise SemiSupervisedVAE SeparableConv2D
+        Sequential SiLU Sigmoid SimpleRNN Softmax Softplus Softsign SpatialDropout1D
+        SpatialDropout2D SpatialDropout3D StackedAutoencoder Swish Tanh TimeDistributed
+        UpSampling2D VAE ZeroPadding2D activations callbacks constraints data initializers
+        layers load_keras load_model losses metrics models optimizers regularizers seed
+        utils
     """,
     "easydl.activations": """
         get trace_module traced

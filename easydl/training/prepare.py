@@ -76,7 +76,10 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
     model.to(state.device)
     state.know_parameters(model)
     if isinstance(source, Arrays):
-        source.targets = ready_targets(state, source.targets, f"y of {what}" if what else "y")
+        name = f"y of {what}" if what else "y"
+        source.targets = ready_targets(state, source.targets, name)
+        if state.strict and not state.heads:
+            model.check_targets(source.targets, name)
     else:
         inputs_prepared = source.prepare
         assert inputs_prepared is not None
@@ -86,6 +89,8 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
             y = x if reproduces else y
             try:
                 y = ready_targets(state, y, "y")
+                if state.strict and not state.heads:
+                    model.check_targets(y, "y")
             except ValueError as error:
                 raise ValueError(f"{source.place}: {error}") from None
             return x, y, None if w is None else ready_weights(w)
