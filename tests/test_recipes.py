@@ -16,6 +16,15 @@ RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 MOST_LINES = 100
 # name -> (pattern of the printed result, what must hold of its numbers)
 GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
+    "autoencoder_vs_pca": (
+        r"2 codes · .*ratio (\S+) [\s\S]*8 codes · .*ratio (\S+) ",
+        lambda two, eight: two <= 0.52 and eight <= 0.45,
+    ),
+    "denoising_autoencoder": (
+        r"gaussian · test error: corrupted (\S+) · easydl (\S+) · Wiener (\S+) · median (\S+) "
+        r"[\s\S]*salt.*: corrupted (\S+) · easydl (\S+) · Wiener (\S+) · median (\S+) ",
+        lambda *e: e[1] <= min(e[0] / 2, *e[2:4]) and e[5] <= min(e[4] / 2, *e[6:]),
+    ),
     "demo": (r"test accuracy (\S+) on 450 digits", lambda accuracy: accuracy >= 0.96),
     "logistic_regression": (
         r"one neuron · float64 · largest difference to the weights by hand (\S+)[\s\S]*"
@@ -33,7 +42,8 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
         lambda lstm, linear, last: lstm <= min(linear, last),
     ),
 }
-SLOW = {"lenet5_digits"}  # longer than about 25 s; the demo trains a LeNet-5 in the default suite
+# longer than about 25 s; the demo trains a LeNet-5 in the default suite
+SLOW = {"autoencoder_vs_pca", "lenet5_digits"}
 
 
 def test_every_recipe_has_a_goal():
