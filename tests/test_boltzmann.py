@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import easydl as dl
@@ -282,7 +281,7 @@ def test_sample_weights_are_factors_of_each_rows_part(options):
 
 def test_gibbs_sampling_draws_from_the_model():
     rbm = wild(3, 4)
-    x, _, energies = brute_energies(rbm)
+    _, _, energies = brute_energies(rbm)
     p = (-energies).exp().sum(1)
     p = (p / p.sum()).detach()
     dl.seed(0)
@@ -456,3 +455,218 @@ def test_mixed_precision_trains():
     expected, _ = trained(BITS, 60, persistent=7)
     own, other = (model.log_likelihood(BITS).mean() for model in (rbm, expected))
     assert own == pytest.approx(other, abs=0.1)
+
+
+# -- deep belief nets ------------------------------------------------------------------------------
+
+
+def pretrained(x=X, layers=(5, 3), fitting=None, **options):
+    dl.seed(0)
+    dbn = dl.DBN(list(layers), **options)
+    dbn.compile(SGD(0.1, momentum=0.5))
+    histories = dbn.pretrain(x, 10, **({"epochs": 2, "verbose": 0} | (fitting or {})))
+    return dbn, histories
+
+
+def test_pretraining_is_the_fit_of_one_rbm_after_the_other():
+    dbn, histories = pretrained(k=2, mean_field=False)
+    dl.seed(0)
+    second = dl.RBM(3, 5, k=2)
+    first = dl.RBM(5, k=2)
+    rows = X
+    for rbm, history in zip((first, second), histories):
+        rbm.compile(SGD(0.1, momentum=0.5))
+        assert rbm.fit(rows, batch_size=10, epochs=2, verbose=0).history == history.history
+        rows = rbm.transform(rows)
+    np.testing.assert_array_equal(dbn.transform(X), rows)
+    np.testing.assert_array_equal(dbn.predict(X), rows)
+    np.testing.assert_array_equal(dbn.to_torch()(X).detach(), rows)
+
+
+def test_layers_may_be_rbms_with_settings_of_their_own():
+    dl.seed(0)
+    layers = [dl.RBM(5, kind="gaussian", sparsity=0.1), dl.RBM(3, persistent=7)]
+    dbn = dl.DBN(layers)
+    for rate, layer in zip((0.01, 0.1), layers):
+        layer.compile(SGD(rate))
+    histories = dbn.pretrain(X, epochs=[2, 1], verbose=0)
+    assert [len(h.epoch) for h in histories] == [2, 1]
+    assert [layer.learning_rate for layer in layers] == [0.01, 0.1]
+    assert layers[1].weight.shape == (3, 5)
+
+
+@pytest.mark.parametrize("source", ["dataset", "loader", "function"])
+def test_pretraining_reads_every_source(source):
+    rows = TensorDataset(X)
+    batches = [(X[i : i + 10],) for i in range(0, 50, 10)]
+    given = {
+        "dataset": rows,
+        "loader": DataLoader(rows, batch_size=10, generator=torch.Generator()),
+        "function": lambda: iter(batches),
+    }[source]
+    fitting = {"epochs": 1}
+    dbn, _ = pretrained(given, fitting=fitting)
+    assert dbn.transform(X).shape == (50, 3) and len(dbn.layers[1].history.epoch) == 1
+
+
+def test_samples_of_a_dbn_come_down_from_the_top_rbm():
+    dl.seed(0)
+    dbn = dl.DBN([wild(4, 3).float(), wild(2, 4, seed=1).float()])
+    lower = dbn.layers[0]
+    x, _, energies = brute_energies(wild(2, 4, seed=1))
+    p_middle = (-energies).exp().sum(1)
+    expected = (p_middle / p_middle.sum()).float() @ lower.visible_mean(x.float())
+    rows, means = dbn.sample(20000, 50), dbn.sample(20000, 50, mean=True)
+    assert set(np.unique(rows)) == {0.0, 1.0} and ((means > 0) & (means < 1)).all()
+    for found in (rows, means):
+        np.testing.assert_allclose(found.mean(0), expected.detach(), atol=0.02)
+
+
+def test_classifier_and_autoencoder_start_from_copies_of_the_weights():
+    dbn, _ = pretrained()
+    classifier, autoencoder = dbn.to_classifier(4), dbn.to_autoencoder()
+    np.testing.assert_array_equal(classifier[:2](X).detach(), dbn.predict(X))
+    codes = torch.from_numpy(autoencoder.encode(X))
+    np.testing.assert_array_equal(codes, dbn.predict(X))
+    lower, upper = dbn.layers
+    down = lower.visible_mean(upper.visible_mean(codes)).detach()
+    np.testing.assert_allclose(autoencoder.predict(X), down, atol=1e-6)
+    before = dbn.get_weights()
+    classifier.compile("sgd", "sparse_categorical_crossentropy")
+    classifier.fit(X, np.arange(50) % 4, verbose=0)
+    autoencoder.compile("sgd", "binary_crossentropy")
+    autoencoder.fit(X, verbose=0)
+    for own, other in zip(dbn.get_weights(), before):
+        np.testing.assert_array_equal(own, other)
+    assert classifier.predict(X).shape == (50, 4)
+
+
+def test_autoencoder_of_gaussian_units_has_a_linear_output():
+    dbn, _ = pretrained(X * 4 - 2, kind="gaussian")
+    predicted = dbn.to_autoencoder().predict(X * 4 - 2)
+    lower, upper = dbn.layers
+    down = lower.visible_mean(upper.visible_mean(dbn(X * 4 - 2))).detach()
+    np.testing.assert_allclose(predicted, down, atol=1e-6)
+
+
+def test_a_saved_dbn_comes_back(tmp_path):
+    dbn, _ = pretrained(layers=(dl.RBM(5, persistent=7), 3))
+    dbn.save(tmp_path / "m.easydl")
+    other = dl.load_model(tmp_path / "m.easydl")
+    assert repr(other) == repr(dbn)
+    for name, tensor in dbn.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+    assert other.to_classifier(3).layers[0].weight.equal(dbn.layers[0].weight)
+    weights = tmp_path / "w.safetensors"
+    dbn.save_weights(weights)
+    fresh = dl.DBN([dl.RBM(5, 6, persistent=7), 3])
+    fresh.load_weights(weights)
+    np.testing.assert_array_equal(
+        fresh.to_autoencoder().predict(X), dbn.to_autoencoder().predict(X)
+    )
+
+
+def test_interrupted_pretraining_ends_with_the_same_bits(tmp_path):
+    expected, _ = pretrained()
+
+    class Once(dl.Callback):
+        crashed = False
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1 and self.model.visible == 5 and not Once.crashed:
+                Once.crashed = True
+                raise KeyboardInterrupt
+
+    fitting = {"checkpoint": tmp_path, "callbacks": [Once()]}
+    with pytest.raises(KeyboardInterrupt):
+        pretrained(fitting=fitting)
+    found, _ = pretrained(fitting=fitting)
+    for own, other in zip(found.get_weights(), expected.get_weights()):
+        np.testing.assert_array_equal(own, other)
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dl.RBM(0), "hidden=0"),
+        (lambda: dl.RBM(2.5), "hidden=2.5"),
+        (lambda: dl.RBM(3, visible=-1), "visible=-1"),
+        (lambda: dl.RBM(3, k=0), "k=0"),
+        (lambda: dl.RBM(3, kind="gausian"), "Did you mean 'gaussian'"),
+        (lambda: dl.RBM(3, kind=2), "kind=2"),
+        (lambda: dl.RBM(3, persistent=True), "persistent=100"),
+        (lambda: dl.RBM(3, persistent=0), "persistent=0"),
+        (lambda: dl.RBM(3, persistent=5, mean_field=True), "one of them"),
+        (lambda: dl.RBM(3, sparsity=0), "sparsity=0"),
+        (lambda: dl.RBM(3, sparsity=1.5), "sparsity=1.5"),
+        (lambda: dl.RBM(3, sparsity_cost=-1), "sparsity_cost=-1"),
+        (lambda: dl.RBM(3, kernel_regularizer="l3"), "unknown regularizer"),
+        (lambda: dl.RBM(3).sample(2), "before the shapes are known"),
+        (lambda: dl.RBM(3).log_partition(), "before the shapes are known"),
+        (lambda: dl.RBM(3, 4).sample(0), "n=0"),
+        (lambda: dl.RBM(3, 4).sample(2, steps=0), "steps=0"),
+        (lambda: dl.RBM(3, 6).gibbs(X, steps=0), "steps=0"),
+        (lambda: dl.RBM(3, 4).log_partition("ais"), "Choose from: annealed, auto, exact"),
+        (lambda: dl.RBM(30, 30).log_partition("exact"), "log_partition\\('annealed'\\)"),
+        (lambda: dl.RBM(3, 6).log_likelihood(X), "zeros and ones"),
+        (lambda: dl.RBM(3, 6).free_energy(X + 1), r"expected \[0, 1\]"),
+        (lambda: dl.RBM(3, 6).transform(X[:, :4]), r"expected \(6,\)"),
+        (lambda: dl.DBN([]), "hidden units"),
+        (lambda: dl.DBN([4, 0]), "hidden units of layer 2=0"),
+        (lambda: dl.DBN([4, dl.RBM(3, kind="gaussian")]), "expected 4 Bernoulli"),
+        (lambda: dl.DBN([4, dl.RBM(3, 5)]), "expected 4 Bernoulli"),
+        (lambda: dl.DBN([4]).to_classifier(3), "before pretrain"),
+        (lambda: dl.DBN([4]).to_autoencoder(), "before pretrain"),
+        (lambda: dl.DBN([4]).pretrain(X), "before compile"),
+        (lambda: dl.DBN([4]).sample(3), "before the shapes are known"),
+        (lambda: pretrained(iter([X])), "can be read once"),
+        (lambda: pretrained(fitting={"epochs": 0}), "epochs=0"),
+        (lambda: pretrained(fitting={"epochs": [1, 2, 3]}), "for 2 layers"),
+        (lambda: pretrained(X * 2), r"expected \[0, 1\]"),
+        (lambda: pretrained()[0].to_classifier(1), "classes=1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, message):
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        make()
+    assert len(str(caught.value)) <= 600
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X * 16, r"x holds numbers from .* to .*; expected \[0, 1\]"),
+        (X - 0.5, r"expected \[0, 1\]"),
+        (torch.full((4, 6), math.nan), "holds nan"),
+        (torch.zeros(4, 1, 8, 8), "reshape"),
+        (torch.zeros(0, 6), "no samples|0 samples|empty"),
+        (DataLoader(TensorDataset(X * 2), batch_size=10), r"expected \[0, 1\]"),
+    ],
+    ids=["0..16", "negative", "nan", "pictures", "empty", "loader"],
+)
+def test_rows_that_binary_units_cannot_be_are_refused_before_the_first_step(x, message):
+    dl.seed(0)
+    rbm = dl.RBM(3)
+    rbm.compile("sgd")
+    with pytest.raises(ValueError, match=message):
+        rbm.fit(x, verbose=0)
+    if rbm.is_built:
+        assert torch.equal(rbm.hidden_bias, torch.zeros(3))
+    rbm = dl.RBM(3)
+    rbm.compile("sgd")
+    rbm.fit(X, verbose=0)
+
+
+def test_a_loss_or_metrics_are_refused():
+    for given in ({"loss": "mse"}, {"metrics": ["mae"]}):
+        rbm = dl.RBM(3)
+        rbm.compile("sgd", **given)
+        with pytest.raises(ValueError, match="loss"):
+            rbm.fit(X, verbose=0)
+    dbn = dl.DBN([3])
+    dbn.compile("sgd")
+    with pytest.raises(ValueError, match="pretrain"):
+        dbn.fit(X, verbose=0)

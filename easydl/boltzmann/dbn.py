@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from easydl.autoencoders import Autoencoder
 from easydl.boltzmann.likelihood import draw
 from easydl.boltzmann.rbm import RBM, dense
 from easydl.callbacks import History
@@ -164,9 +166,13 @@ class DBN(Model):
             if verbose != 0:
                 print(f"pretraining layer {number} of {len(layers)}")
             place = None if folder is None else folder / f"layer_{number}"
-            histories.append(
-                layer.fit(x, None, batch_size, count, verbose, callbacks, checkpoint=place)
-            )
+            with warnings.catch_warnings():
+                if number < len(layers):  # such a layer is no news
+                    warnings.filterwarnings("ignore", "nothing is left to train")
+                history = layer.fit(
+                    x, None, batch_size, count, verbose, callbacks, checkpoint=place
+                )
+            histories.append(history)
             if number < len(layers):
                 x = layer.transform(x)
         self.build_layers(layers[0].built_shape)
@@ -235,7 +241,7 @@ class DBN(Model):
         self._require_pretrained(f"to_classifier({classes})")
         return Sequential([*self._upward(), Dense(classes, "softmax")], name="classifier")
 
-    def to_autoencoder(self) -> Any:
+    def to_autoencoder(self) -> Autoencoder:
         """The deep autoencoder unrolled from the layers (Hinton and Salakhutdinov 2006).
 
         The encoder goes up by W, the decoder down by Wᵀ, sigmoid everywhere except a linear
@@ -245,15 +251,15 @@ class DBN(Model):
         Raises:
             ValueError: before ``pretrain``.
         """
-        from easydl.autoencoders import Autoencoder
-
         self._require_pretrained("to_autoencoder")
         last = None if self.layers[0].kind == "gaussian" else "sigmoid"
         decoder = [
             dense(layer.weight.T, layer.visible_bias, "sigmoid" if number else last)
             for number, layer in enumerate(self.layers)
         ][::-1]
-        return Autoencoder(encoder=self._upward(), decoder=decoder)
+        model = Autoencoder(encoder=self._upward(), decoder=decoder)
+        model._has_learned = True
+        return model
 
     def _upward(self) -> list[Dense]:
         return [dense(layer.weight, layer.hidden_bias) for layer in self.layers]

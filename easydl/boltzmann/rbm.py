@@ -100,7 +100,7 @@ class RBM(Model):
         self.k = check_positive_int("k", k)
         if persistent is True:
             raise ValueError("persistent=True was given; expected how many chains: persistent=100.")
-        self.persistent = persistent and check_positive_int("persistent", persistent)
+        self.persistent = persistent is not False and check_positive_int("persistent", persistent)
         self.mean_field = check_flag("mean_field", mean_field)
         if self.mean_field and self.persistent:
             raise ValueError(
