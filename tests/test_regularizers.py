@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import Bernoulli, kl_divergence
 
 from easydl import regularizers
 
@@ -37,8 +38,20 @@ def test_none_is_no_penalty_and_mistakes_are_named():
         regularizers.get("l9")
     with pytest.raises(TypeError, match="L2"):
         regularizers.get(0.1)
-    for make in (regularizers.L1, regularizers.L2, regularizers.L1L2):
+    for make in (regularizers.L1, regularizers.L2, regularizers.L1L2, regularizers.KLSparsity):
         with pytest.raises(ValueError, match="-1"):
             make(-1)
     with pytest.raises(ValueError, match="l2=-1"):
         regularizers.L1L2(0.1, -1)
+
+
+def test_kl_sparsity_is_torchs_divergence_of_the_mean_activities():
+    activity = torch.rand(7, 3, generator=torch.Generator().manual_seed(0))
+    means, target = activity.mean(0), torch.tensor(0.1)
+    expected = kl_divergence(Bernoulli(target), Bernoulli(means)).sum()
+    penalty = regularizers.KLSparsity(0.1, weight=0.5)
+    torch.testing.assert_close(penalty(activity) / 7, 0.5 * expected)
+    assert penalty(torch.zeros(7, 3)).isfinite() and penalty(torch.ones(7, 3)).isfinite()
+    assert penalty(activity - 1).isnan() and penalty(activity + 1).isnan()
+    with pytest.raises(ValueError, match="target=1"):
+        regularizers.KLSparsity(1)
