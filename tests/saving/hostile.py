@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -40,9 +41,12 @@ def small_model() -> dl.Sequential:
     return model
 
 
+once = functools.cache(lambda: contents(small_model()))
+
+
 def whole() -> tuple[dict[str, Any], dict[str, bytes]]:
-    manifest, members = contents(small_model())
-    return json.loads(json.dumps(manifest)), members
+    manifest, members = once()
+    return json.loads(json.dumps(manifest)), dict(members)
 
 
 def safetensors(
