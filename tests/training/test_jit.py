@@ -147,14 +147,15 @@ def test_jit_every_schedule(request, schedule):
 
 CASES = {
     "clip_norm": {"compiling": {"clip_norm": 0.05}},
-    "clip_value": {"compiling": {"clip_value": 0.02}},
+    "clip_value": {"make": small, "compiling": {"clip_value": 0.02}},
     "accumulate": {"compiling": {"accumulate": 3}},
     "accumulate, clip, schedule": {
+        "make": small,
         "compiling": {
             "accumulate": 2,
             "clip_norm": 0.1,
             "optimizer": dl.optimizers.Adam(SCHEDULES.ExponentialDecay(0.01, 3, 0.8)),
-        }
+        },
     },
     "accumulate, weighted classes": {
         "make": lambda: dl.Model(nn.Linear(5, CLASSES)),
@@ -167,8 +168,8 @@ CASES = {
         "y": NUMBERS,
         "compiling": {"accumulate": 2},
     },
-    "bfloat16": {"compiling": {"precision": "bfloat16"}},
-    "sample_weight": {"fitting": {"sample_weight": WEIGHTS}},
+    "bfloat16": {"make": small, "compiling": {"precision": "bfloat16"}},
+    "sample_weight": {"make": small, "fitting": {"sample_weight": WEIGHTS}},
     "one step": {"steps": 1},
     "all steps": {"make": small, "steps": 99},
     "ignored labels": {
