@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import easydl as dl
@@ -521,6 +522,11 @@ def test_what_pretraining_cannot_take_is_refused():
         odd.pretrain(X)
     with pytest.raises(ValueError, match="batch_size"):
         model.pretrain(X, batch_size=0)
+    model.compile(torch.optim.SGD(model.parameters(), 0.1), "mse")
+    with pytest.raises(ValueError, match="made for the whole model"):
+        model.pretrain(X)
+    model.compile(torch.optim.Adam, "mse", schedule=lambda o: ExponentialLR(o, 0.9))
+    assert len(model.pretrain(X, verbose=0)) == 2
 
 
 # -- bad input ------------------------------

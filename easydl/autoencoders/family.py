@@ -21,6 +21,7 @@ from easydl.errors import check_between, check_flag, check_positive_int, short_t
 from easydl.layers import Dense, Flatten
 from easydl.layers.base import label, output_shape
 from easydl.model import Model, sample_shape
+from easydl.optimizers import Ready
 from easydl.sequential import Sequential
 from easydl.training.prepare import get_inputs_ready
 
@@ -311,6 +312,11 @@ class Autoencoder(Model):
             ValueError: encoder and decoder of different lengths, or what ``fit`` refuses.
         """
         state = self._require_compiled("pretrain")
+        if isinstance(state.optimizer_spec, Ready):
+            raise ValueError(
+                "pretrain was called with an optimizer that is made for the whole model; expected "
+                "one that each layer can have anew: compile('adam', …), or optimizers.Adam(0.01)."
+            )
         encoders, decoders = self.encoder.layers, self.decoder.layers[::-1]
         if len(encoders) != len(decoders):
             raise ValueError(
@@ -326,6 +332,9 @@ class Autoencoder(Model):
                     "that returns a generator."
                 )
         get_inputs_ready(self, as_source(x))
+        optimizer, schedule = (  # as given, where that was a torch class or a function
+            getattr(spec, "maker", spec) for spec in (state.optimizer_spec, state.schedule)
+        )
         histories = []
         for number, (encoder, decoder) in enumerate(zip(encoders, decoders), start=1):
             level = Autoencoder(
@@ -334,11 +343,11 @@ class Autoencoder(Model):
             )  # fmt: skip
             level._has_learned = True
             level.compile(
-                state.optimizer_spec, state.loss, state.loss_weights, state.metrics,
-                state.weighted_metrics, steps_per_execution=state.steps_per_execution,
-                device=state.device, precision=state.precision, jit=state.jit,
-                clip_norm=state.clip_norm, clip_value=state.clip_value,
-                accumulate=state.accumulate, schedule=state.schedule, strict=state.strict,
+                optimizer, state.loss, state.loss_weights, state.metrics, state.weighted_metrics,
+                steps_per_execution=state.steps_per_execution, device=state.device,
+                precision=state.precision, jit=state.jit, clip_norm=state.clip_norm,
+                clip_value=state.clip_value, accumulate=state.accumulate, schedule=schedule,
+                strict=state.strict,
             )  # fmt: skip
             if any(parameter.requires_grad for parameter in level.parameters()):
                 folder = None if checkpoint is None else Path(checkpoint) / f"layer_{number}"
