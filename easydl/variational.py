@@ -188,7 +188,8 @@ class VAE(Model):
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), each ``(N, latent)``, as tensors."""
         inner = self.encoder(x).flatten(1)
-        return self.mean(inner), self.log_variance(inner)
+        whole = self.mean.weight.dtype  # mixed precision would round the KL term to three digits
+        return self.mean(inner).to(whole), self.log_variance(inner).to(whole)
 
     def likelihood_mean(self, z: Tensor) -> Tensor:
         """The mean of p(x | z), as a tensor: probabilities for a Bernoulli likelihood."""
@@ -305,6 +306,7 @@ class VAE(Model):
         Returns:
             NumPy array ``(steps, …)``, or ``(N, steps, …)`` for rows.
         """
+        require_built(self, "interpolate")
         check_positive_int("steps", steps, minimum=2)
         ends = [value if isinstance(value, Tensor) else np.asarray(value) for value in (a, b)]
         if ends[0].shape != ends[1].shape:
@@ -312,7 +314,7 @@ class VAE(Model):
                 f"interpolate was given a of shape {tuple(ends[0].shape)} and b of shape "
                 f"{tuple(ends[1].shape)}; expected the same."
             )
-        single = self.built_shape is not None and ends[0].ndim == len(self.built_shape)
+        single = ends[0].ndim == len(self.built_shape or ())
         first, last = (self.encode(end[None] if single else end)[0] for end in ends)
         share = np.linspace(0, 1, steps, dtype=first.dtype)[:, None]
         codes = (1 - share) * first[:, None] + share * last[:, None]
