@@ -40,8 +40,8 @@ class BackupAndRestore(Callback):
     It ends with the same bits as one that was never interrupted: weights, optimizer, schedule,
     scaler, the order of the rows, Python's, NumPy's and torch's random numbers, the history and
     the counters of easydl's callbacks come back, amid an epoch too. Callbacks of your own do where
-    they have ``state_dict`` and ``load_state_dict``. ``compile(jit=True)`` rounds as it is grouped
-    and comes back to float tolerance.
+    they have ``state_dict`` and ``load_state_dict``. With ``compile(jit=True)`` the same batches
+    are joined and compiled again.
 
     Arrays, memory maps and Datasets go on by index. A DataLoader, generator or function is read
     again up to where it was; one that keeps its workers starts them anew every epoch.
@@ -216,6 +216,11 @@ class BackupAndRestore(Callback):
         model.stop_training = found["stop"]
         for callback, state in zip(self.callbacks, found["callbacks"]):
             callback.load_state_dict(state)
+        if found.get("jit") and model._compiled.jit:
+            from easydl.training.jit import Jit
+
+            model._compiled.jitted = model._compiled.jitted or Jit(model)
+            model._compiled.jitted.load_state_dict(found["jit"])
         set_random_state(found["random"])
 
     def resume(self, epoch: int, meter: Any) -> int:
@@ -241,8 +246,11 @@ class BackupAndRestore(Callback):
         """Save where it is time: ``batch`` of the epoch are done, ``count`` of them just now."""
         self._batches += count
         ahead = getattr(self.sources[0], "given", batch) > batch
-        if self.model._compiled.waiting_batches or ahead or self.model.stop_training:
+        state = self.model._compiled
+        if state.waiting_batches or ahead or self.model.stop_training:
             return  # a gradient is half summed up, batches were read ahead, or the epoch ends here
+        if state.jitted is not None and state.jitted.looking:
+            return
         if self.every is None:
             due = time.monotonic() - self._saved_at > self._pause
         else:
@@ -270,7 +278,7 @@ class BackupAndRestore(Callback):
         model, begin = self.model, time.monotonic()
         tensors: dict[str, Tensor] = {}
         self._batches, self.epoch = 0, epoch
-        encoder = StateEncoder(tensors)
+        encoder, jitted = StateEncoder(tensors), model._compiled.jitted
         trainer = {
             "epoch": epoch,
             "batch": batch,
@@ -286,6 +294,7 @@ class BackupAndRestore(Callback):
             },
             "meter": None if meter is None else meter.state_dict(),
             "random": random_state(),
+            "jit": None if jitted is None else jitted.state_dict(),
         }
         states = [
             encoder.encode(callback.state_dict(), f"{type(callback).__name__}.state_dict()")

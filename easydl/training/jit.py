@@ -48,6 +48,7 @@ UPDATES: dict[type, tuple[Callable, tuple[str, ...]]] = {
     optim.NAdam: (nadam.nadam, ("exp_avg", "exp_avg_sq", "mu_product", "step")),
     optim.RAdam: (radam.radam, ("exp_avg", "exp_avg_sq", "step")),
 }
+KEPT = ("flags", "trained", "size", "work", "together", "eager")  # in a checkpoint
 SMALL = 1e7  # multiply-adds of a step: above, the cost of a call tells little, compiling as much
 
 
@@ -103,6 +104,7 @@ class Jit:
         self.names: dict[nn.Parameter, str] = {}
         self.together = 1
         self.eager = False
+        self.looking = False  # amid the eager steps that tell what can be compiled
         self.ready: Any = None
         # A code object of its own, because torch counts recompilations by code object.
         run = types.FunctionType(type(self)._run.__code__.replace(), globals())
@@ -123,9 +125,10 @@ class Jit:
         state, batches = self.model._compiled, iter(batches)
         flags = [parameter.requires_grad for parameter in state.parameters]
         if flags != self.flags and not self.eager:
+            self.looking = True
             for x, y, w in itertools.islice(batches, state.accumulate):
                 yield x, y, w, self._first_step, 1
-            self.flags = flags
+            self.flags, self.looking = flags, False
             self._look(steps)
         while not self.eager:
             group = list(itertools.islice(batches, self.together))
@@ -140,6 +143,15 @@ class Jit:
                 return
         for x, y, w in batches:
             yield x, y, w, train_step, 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found out, so that a resumed training joins the same batches."""
+        return {name: getattr(self, name) for name in KEPT}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in KEPT:
+            setattr(self, name, state[name])
+        self.names = {p: name for name, p in self.objective.named_parameters()}
 
     def _first_step(self, model: Model, x: Any, y: Any, w: Any) -> tuple[dict[str, Tensor], Any]:
         """An eager step that counts its multiply-adds."""

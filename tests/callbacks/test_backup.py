@@ -458,6 +458,30 @@ def test_killed_processes_end_with_the_same_bits(kills, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_compiled_steps_go_on(accumulate, tmp_path):
+    """Crashes after the first compiled call of an epoch, in its eager rest, and in the second."""
+
+    def compiled():
+        model = dl.Sequential([dl.Dense(4, "relu", input_dim=6), dl.Dropout(0.3), dl.Dense(2)])
+        options = {"jit": True, "steps_per_execution": 2, "accumulate": accumulate}
+        model.compile("adam", "sparse_categorical_crossentropy", **options)
+        return model, WHOLE
+
+    def eager():
+        model, data = compiled()
+        model._compiled.jit = False
+        return model, data
+
+    expected = state_of(fit(compiled))
+    assert not same(state_of(fit(eager))[0], expected[0])  # what is compiled rounds otherwise
+    for crash in (2, 3, 7):
+        folder = tmp_path / str(crash)
+        assert fit(compiled, folder, crash, save_freq=1) is None
+        assert same(state_of(fit(compiled, folder, save_freq=1, seed=9)), expected), crash
+
+
 def test_the_proof_sees_random_states_that_do_not_come_back(tmp_path, monkeypatch):
     monkeypatch.setattr(backup, "set_random_state", lambda state: torch.manual_seed(1))
     *_, dropout = resume.SETUPS
