@@ -229,7 +229,7 @@ def test_noise_is_in_training_alone_and_the_target_is_clean():
 
     model = small(noise=blank)
     model.compile("sgd", loss)
-    model.fit(X, batch_size=10, shuffle=False, validation_split=0.2, verbose=0)
+    model.fit(X.clone(), batch_size=10, shuffle=False, validation_split=0.2, verbose=0)
     assert seen == [10] * 4
     assert torch.equal(torch.cat([t for t in targets if len(t) == 10])[:40], X[:40])
     model.evaluate(X, verbose=0)
