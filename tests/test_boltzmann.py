@@ -483,6 +483,20 @@ def test_pretraining_is_the_fit_of_one_rbm_after_the_other():
     np.testing.assert_array_equal(dbn.to_torch()(X).detach(), rows)
 
 
+def test_pretraining_watches_validation_data_and_takes_torchs_optimizers():
+    dl.seed(0)
+    dbn = dl.DBN([5, 3])
+    dbn.compile(torch.optim.Adam)
+    histories = dbn.pretrain(X, validation_data=X[:20], verbose=0)
+    for layer, rows, history in zip(dbn.layers, (X, dbn.layers[0].transform(X)), histories):
+        expected = layer.evaluate(rows[:20], verbose=0)[0]
+        assert history.history["val_loss"] == [pytest.approx(expected, rel=1e-5)]
+        assert isinstance(layer.optimizer, torch.optim.Adam)
+    dbn.compile(torch.optim.SGD(dbn.parameters(), 0.1))
+    with pytest.raises(ValueError, match="each layer can have anew"):
+        dbn.pretrain(X, verbose=0)
+
+
 def test_layers_may_be_rbms_with_settings_of_their_own():
     dl.seed(0)
     layers = [dl.RBM(5, kind="gaussian", sparsity=0.1), dl.RBM(3, persistent=7)]

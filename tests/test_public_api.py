@@ -16,19 +16,18 @@ PUBLIC = {
     "easydl": """
         Activation Add Autoencoder AveragePooling1D AveragePooling2D AveragePooling3D
         BatchNormalization Bidirectional Branches Callback Concatenate Conv1D Conv2D
-        Conv2DTranspose Conv3D Cropping2D DeepKalmanFilter DenoisingAutoencoder Dense
+        Conv2DTranspose Conv3D Cropping2D DBN DeepKalmanFilter DenoisingAutoencoder Dense
         DepthwiseConv2D Dropout ELU Embedding Flatten GELU GRU GaussianNoise
-        GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
-        GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization
-        Hardsigmoid Hardswish Hardtanh History Input LSTM Lambda Layer LayerNormalization
-        LeakyReLU LocallyConnected1D LocallyConnected2D MaskingNoise MaxPooling1D
-        MaxPooling2D MaxPooling3D Mish Model Multiply PReLU Permute ReLU RepeatVector
-        Reshape Residual SELU SaltAndPepperNoise SemiSupervisedVAE SeparableConv2D
-        Sequential SiLU Sigmoid SimpleRNN Softmax Softplus Softsign SpatialDropout1D
-        SpatialDropout2D SpatialDropout3D StackedAutoencoder Swish Tanh TimeDistributed
-        UpSampling2D VAE ZeroPadding2D activations callbacks constraints data initializers
-        layers load_keras load_model losses metrics models optimizers regularizers seed
-        utils
+        GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D
+        GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization Hardsigmoid Hardswish Hardtanh
+        History Input LSTM Lambda Layer LayerNormalization LeakyReLU LocallyConnected1D
+        LocallyConnected2D MaskingNoise MaxPooling1D MaxPooling2D MaxPooling3D Mish Model
+        Multiply PReLU Permute RBM ReLU RepeatVector Reshape Residual SELU SaltAndPepperNoise
+        SemiSupervisedVAE SeparableConv2D Sequential SiLU Sigmoid SimpleRNN Softmax Softplus
+        Softsign SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedAutoencoder Swish
+        Tanh TimeDistributed UpSampling2D VAE ZeroPadding2D activations callbacks constraints
+        data initializers layers load_keras load_model losses metrics models optimizers
+        regularizers seed utils
     """,
     "easydl.activations": """
         get trace_module traced

@@ -29,6 +29,14 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
         r"mean of 5 seeds: pretrained (\S+) · random (\S+) ",
         lambda pretrained, random: pretrained >= random + 0.03,
     ),
+    "dbn_pretraining": (
+        r"mean of 5 seeds: pretrained (\S+) · random (\S+) ",
+        lambda pretrained, random: pretrained >= random + 0.03,
+    ),
+    "rbm_autoencoder": (
+        r"8 codes: pretrained (\S+) · random (\S+) · PCA (\S+)",
+        lambda pretrained, random, pca: pretrained <= 0.7 * min(random, pca),
+    ),
     "demo": (r"test accuracy (\S+) on 450 digits", lambda accuracy: accuracy >= 0.96),
     "logistic_regression": (
         r"one neuron · float64 · largest difference to the weights by hand (\S+)[\s\S]*"
@@ -47,7 +55,13 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
     ),
 }
 # longer than about 25 s; the demo trains a LeNet-5 in the default suite
-SLOW = {"autoencoder_vs_pca", "lenet5_digits", "stacked_autoencoder"}
+SLOW = {
+    "autoencoder_vs_pca",
+    "dbn_pretraining",
+    "lenet5_digits",
+    "rbm_autoencoder",
+    "stacked_autoencoder",
+}
 
 
 def test_every_recipe_has_a_goal():

@@ -17,6 +17,7 @@ from easydl.callbacks import History
 from easydl.errors import check_flag, check_path, check_positive_int
 from easydl.layers import Dense
 from easydl.model import Model, as_list
+from easydl.optimizers import Ready
 from easydl.saving import require_built
 from easydl.sequential import Sequential
 
@@ -121,6 +122,7 @@ class DBN(Model):
         epochs: int | Sequence[int] = 1,
         verbose: int | str = "auto",
         callbacks: Any = None,
+        validation_data: Any = None,
         *,
         checkpoint: Any = None,
     ) -> list[History]:
@@ -134,6 +136,7 @@ class DBN(Model):
             x: as in ``fit``; it is read once for each layer, so no generator.
             batch_size, verbose, callbacks: as in ``fit``.
             epochs: of every layer, or a list with each layer's.
+            validation_data: rows, read like ``x``.
             checkpoint: a folder; each layer has one in it.
 
         Returns:
@@ -153,7 +156,7 @@ class DBN(Model):
                 f"epochs={counts!s:.80} was given for {len(layers)} layers; expected one number, "
                 "or one for each layer."
             )
-        if isinstance(x, Iterator):
+        if isinstance(x, Iterator) or isinstance(validation_data, Iterator):
             raise TypeError(
                 "pretrain was given an iterator, which can be read once; expected what every layer "
                 "can read: arrays, a Dataset, a DataLoader, or a function that returns an iterator."
@@ -170,11 +173,14 @@ class DBN(Model):
                 if number < len(layers):  # such a layer is no news
                     warnings.filterwarnings("ignore", "nothing is left to train")
                 history = layer.fit(
-                    x, None, batch_size, count, verbose, callbacks, checkpoint=place
-                )
+                    x, None, batch_size, count, verbose, callbacks,
+                    validation_data=validation_data, checkpoint=place,
+                )  # fmt: skip
             histories.append(history)
             if number < len(layers):
                 x = layer.transform(x)
+                if validation_data is not None:
+                    validation_data = layer.transform(validation_data)
         self.build_layers(layers[0].built_shape)
         self.column_names = layers[0].column_names
         self._has_learned = True
@@ -182,12 +188,20 @@ class DBN(Model):
 
     def _compile_like_this(self, layer: RBM) -> None:
         state = self._compiled
+        if isinstance(state.optimizer_spec, Ready):
+            raise ValueError(
+                "pretrain was called with an optimizer that is made for the whole model; expected "
+                "one that each layer can have anew: compile(optimizers.SGD(0.05, momentum=0.5))."
+            )
+        optimizer, schedule = (  # as given, where that was a torch class or a function
+            getattr(spec, "maker", spec) for spec in (state.optimizer_spec, state.schedule)
+        )
         layer.compile(
-            state.optimizer_spec, state.loss, state.loss_weights, state.metrics,
-            state.weighted_metrics, steps_per_execution=state.steps_per_execution,
-            device=state.device, precision=state.precision, jit=state.jit,
-            clip_norm=state.clip_norm, clip_value=state.clip_value, accumulate=state.accumulate,
-            schedule=state.schedule, strict=state.strict,
+            optimizer, state.loss, state.loss_weights, state.metrics, state.weighted_metrics,
+            steps_per_execution=state.steps_per_execution, device=state.device,
+            precision=state.precision, jit=state.jit, clip_norm=state.clip_norm,
+            clip_value=state.clip_value, accumulate=state.accumulate, schedule=schedule,
+            strict=state.strict,
         )  # fmt: skip
 
     def to_torch(self) -> nn.Module:
