@@ -79,7 +79,6 @@ class VAE(Model):
         (3, 8)
     """
 
-    reproduces_inputs = True
     kl_steps: Tensor
     output_log_variance: Tensor
 

@@ -53,6 +53,10 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
         r"LSTM (\S+) \(mean of 3 seeds\) · autoregression (\S+) · persistence (\S+)",
         lambda lstm, linear, last: lstm <= min(linear, last),
     ),
+    "vae_digits": (
+        r"VAE (\S+) · mixture of \d+ Gaussians \(\w+\) (\S+) · factorised Gaussian (\S+)",
+        lambda vae, mixture, single: single < mixture <= vae,
+    ),
 }
 # longer than about 25 s; the demo trains a LeNet-5 in the default suite
 SLOW = {
@@ -61,6 +65,7 @@ SLOW = {
     "lenet5_digits",
     "rbm_autoencoder",
     "stacked_autoencoder",
+    "vae_digits",
 }
 
 
