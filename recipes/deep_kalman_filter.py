@@ -90,10 +90,8 @@ time = np.arange(SEEN, SEEN + AHEAD)
 for n, axis in enumerate(plt.subplots(2, 3, figsize=(12, 5), sharey=True)[1].flat):
     axis.plot(test[n, :, 0], "k.", label="seen, then to come")
     axis.plot(time, linear[n, :, 0], "C0--", label="Kalman filter")
-    axis.plot(time, deep[n, :, 0], "C1", label="deep Kalman filter, 2 sd")
-    axis.fill_between(
-        time, *(deep[n, :, 0] + k * sd[n, :, 0] for k in (-2, 2)), color="C1", alpha=0.2
-    )
+    label = "deep Kalman filter ± 2 sd"
+    axis.errorbar(time, deep[n, :, 0], 2 * sd[n, :, 0], color="C1", elinewidth=0.5, label=label)
 plt.legend(fontsize=7)
 plt.savefig("deep_kalman_filter.png", dpi=120)
 
