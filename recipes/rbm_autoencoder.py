@@ -14,8 +14,8 @@ Chosen on 300 digits held out of the training part: Adam's learning rate, 0.001,
 
     python recipes/rbm_autoencoder.py        (about 26 s on two cores)
 
-Measured on the 450 test digits at 8 codes: pretrained 0.0106, random 0.0187, PCA 0.0246. The picture
-rbm_autoencoder.png has digits above and what the three make of them below.
+Measured on the 450 test digits at 8 codes: pretrained 0.0106, random 0.0187, PCA 0.0246. In the
+picture rbm_autoencoder.png the digits are above, what the three make of them below.
 """
 
 import time
