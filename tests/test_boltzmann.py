@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import traceback
 
 import numpy as np
 import pytest
@@ -646,7 +648,10 @@ def test_interrupted_pretraining_ends_with_the_same_bits(tmp_path):
 def test_what_makes_no_sense_is_refused(make, message):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         make()
+    assert re.search("expected|Choose from|Expected", str(caught.value))
     assert len(str(caught.value)) <= 600
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert sum("/easydl/" in frame.filename for frame in frames) <= 6
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from easydl.autoencoders import Autoencoder
 from easydl.boltzmann.likelihood import draw
 from easydl.boltzmann.rbm import RBM, dense
 from easydl.callbacks import History
-from easydl.errors import check_flag, check_path, check_positive_int
+from easydl.errors import check_flag, check_path, check_positive_int, short_traceback
 from easydl.layers import Dense
 from easydl.model import Model, as_list
 from easydl.optimizers import Ready
@@ -115,6 +115,7 @@ class DBN(Model):
             "their fit. One layer: dbn.layers[0].evaluate(x)."
         )
 
+    @short_traceback
     def pretrain(
         self,
         x: Any,
@@ -208,6 +209,7 @@ class DBN(Model):
         """The way up as torch's ``Linear`` and ``Sigmoid`` layers, the same to the bit."""
         return Sequential(self._upward()).to_torch()
 
+    @short_traceback
     def transform(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The top layer's hidden probabilities, ``(N, units)``, as ``predict`` gives them.
 
@@ -216,6 +218,7 @@ class DBN(Model):
         """
         return self.map_rows(self, x, batch_size)
 
+    @short_traceback
     def sample(self, n: int, steps: int = 1000, mean: bool = False) -> np.ndarray:
         """``n`` rows drawn from the model: Gibbs steps in the top RBM, then down layer by layer.
 

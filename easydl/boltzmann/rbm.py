@@ -19,7 +19,7 @@ from easydl.boltzmann.likelihood import (
     exact_log_partition,
     fewer_units,
 )
-from easydl.errors import check_between, check_flag, check_positive_int, look_up
+from easydl.errors import check_between, check_flag, check_positive_int, look_up, short_traceback
 from easydl.layers import Dense
 from easydl.model import Model
 from easydl.saving import require_built
@@ -260,6 +260,7 @@ class RBM(Model):
 
     # -- what it is asked afterwards -----------------------------------------------------------
 
+    @short_traceback
     def transform(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The hidden probabilities p(h = 1 | x), ``(N, hidden)``, as ``predict`` gives them.
 
@@ -268,6 +269,7 @@ class RBM(Model):
         """
         return self.map_rows(self, x, batch_size)
 
+    @short_traceback
     def free_energy(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """F(x) = −log Σ_h exp(−E(x, h)) of each row in nats, ``(N,)``; log p(x) = −F(x) − log Z.
 
@@ -276,6 +278,7 @@ class RBM(Model):
         """
         return self.map_rows(self.free_energy_of, x, batch_size)
 
+    @short_traceback
     def gibbs(self, x: Any, steps: int = 1, mean: bool = False) -> np.ndarray:
         """Rows drawn by block Gibbs sampling from ``x``: h given x, x given h, ``steps`` times.
 
@@ -291,6 +294,7 @@ class RBM(Model):
         check_flag("mean", mean)
         return self.map_rows(lambda rows: self._gibbs(rows, steps, mean), x)
 
+    @short_traceback
     def sample(self, n: int, steps: int = 1000, mean: bool = False) -> np.ndarray:
         """``n`` rows drawn from the model, each the end of a Gibbs chain of its own.
 
@@ -320,6 +324,7 @@ class RBM(Model):
             x = self.visible_given(draw(self(x)))
         return self.visible_mean(draw(self(x))) if mean else x
 
+    @short_traceback
     def log_partition(
         self, method: str = "auto", chains: int = 100, steps: int = 1000, x: Any = None
     ) -> float:
@@ -361,6 +366,7 @@ class RBM(Model):
                 base = base.clamp(0.02, 0.98).logit()
             return annealed_log_partition(self, base, chains, steps)
 
+    @short_traceback
     def log_likelihood(
         self, x: Any, log_partition: float | None = None, batch_size: int | None = None
     ) -> np.ndarray:
