@@ -270,10 +270,10 @@ def test_noise_of_another_shape_is_refused_before_a_step(noise):
 # -- the two halves ------------------------------
 
 
-@pytest.mark.parametrize("make", [small, pictures])
-def test_encode_and_decode_are_the_halves_of_predict(make):
+@pytest.mark.parametrize(("make", "tied"), [(small, False), (small, True), (pictures, False)])
+def test_encode_and_decode_are_the_halves_of_predict(make, tied):
     x = X if make is small else torch.rand(9, 1, 8, 8)
-    model = fitted(make(noise=0.3), x)
+    model = fitted(make(noise=0.3, tied=tied), x)
     model.train()
     codes = model.encode(x)
     assert isinstance(codes, np.ndarray) and codes.dtype == np.float32
