@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from easydl import saving
 from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
+from easydl.callbacks.base import settings_of
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, leaves, rows_of
 from easydl.data.stream import reading
@@ -395,6 +396,7 @@ class Model(nn.Module):
         source, validation = prepare.hold_out(
             self, source, validation_data, validation_split, split, seed
         )
+        weighted = getattr(source, "weights", None) is not None
         prepare.apply_class_weight(self, source, class_weight)
         merge = prepare.needs_two_rows(self, batch_size, source)
         source.batching(
@@ -411,10 +413,11 @@ class Model(nn.Module):
             "fits": fits, "epochs": epochs, "batch_size": batch_size, "shuffle": shuffle,
             "split": split, "validation_split": validation_split,
             "validation_data": validation_data is not None, "initial_epoch": initial_epoch,
-            "steps_per_epoch": steps_per_epoch, "class_weight": class_weight is not None,
-            "sample_weight": getattr(source, "weights", None) is not None,
+            "steps_per_epoch": steps_per_epoch, "class_weight": class_weight,
+            "validation_weight": getattr(validation, "weights", None) is not None,
+            "sample_weight": weighted,
             "arrays": isinstance(source, Arrays),
-            "callbacks": [type(callback).__name__ for callback in callbacks],
+            "callbacks": [settings_of(callback) for callback in callbacks],
         }  # fmt: skip
         hooks = self._connect([history, *callbacks], verbose, epochs, source.steps)
         ever = any(initial_epoch < number <= epochs for number in validated)
@@ -778,7 +781,7 @@ class Model(nn.Module):
         It builds, trains and evaluates. On the same machine it gives the weights, to the bit, that
         ``easydl.seed(seed)``, this model made anew (its layers in one list) and one ``fit`` give.
         Write it to a file, put your data into its ``load_data``, and go on from there. Callbacks
-        that look on are left out.
+        that look on are left out, those that stop or change the rate are written out.
 
         Args:
             seed: what ``easydl.seed`` was given before the model was made.

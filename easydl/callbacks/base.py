@@ -211,3 +211,11 @@ def _arguments(hook: str) -> str:
         if first in hook:
             return f"{first}, logs"
     return "logs"
+
+
+def settings_of(callback: Any) -> tuple[str, dict[str, Any]]:
+    """The name of its class and its plain settings, for ``model.source``."""
+    goal = getattr(callback, "goal", None)
+    everything = getattr(callback, "__dict__", {}) | ({} if goal is None else vars(goal))
+    plain = (bool, int, float, str, type(None))
+    return type(callback).__name__, {k: v for k, v in everything.items() if isinstance(v, plain)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -84,6 +85,29 @@ def loss_lines(head: Any) -> list[str]:
     if loss.name not in EXPRESSIONS:
         raise refuse(f"the loss {loss!r:.80}", "expected another one by name.")
     return ["loss = " + EXPRESSIONS[loss.name].format(delta=literal(loss.options.get("delta")))]
+
+
+def weighted_lines(head: Any) -> list[str]:
+    """The lines that make ``loss`` of ``out``, ``y`` and the rows' weights ``w``."""
+    loss = head.loss
+    if isinstance(loss, nn.Module):
+        if getattr(loss, "reduction", None) != "mean":
+            raise refuse(f"weights with {type(loss).__name__}", "expected a mean over rows.")
+        single: Any = copy.copy(loss)
+        single.reduction = "none"
+        before, value = [], f"values = {construct(single)}(out, y)"
+    else:
+        *before, last = loss_lines(head)
+        value = last.replace("loss = ", "values = ")
+        if value.endswith(".mean()"):
+            value = value.removesuffix(".mean()")
+        elif value.startswith("values = F."):
+            value = f'{value.removesuffix(")")}, reduction="none")'
+        else:
+            raise refuse(f"weights with the loss {loss!r:.80}", "expected another one by name.")
+    flat = getattr(head.loss, "crossentropy", None) == "categorical" or value.endswith(".sum(-1)")
+    rows = "values" if flat and len(head.shape) < 2 else "values.reshape(len(y), -1).mean(1)"
+    return [*before, value, f"loss = ({rows} * w).mean()"]
 
 
 def prediction_code(head: Any) -> str:

@@ -18,13 +18,24 @@ from easydl.export.layers import (
     parts_of,
     penalty_code,
 )
-from easydl.export.loop import batches, broken, learning_rate, norms, terms, train
+from easydl.export.loop import (
+    batches,
+    broken,
+    in_autocast,
+    learning_rate,
+    norms,
+    terms,
+    train,
+    weighs,
+)
 from easydl.export.objective import (
     loss_lines,
     metric_codes,
     prediction_code,
+    weighted_lines,
 )
 from easydl.export.plain import has_own_forward
+from easydl.export.watching import HELPER, WATCHING, WRITTEN
 from easydl.training.prepare import (
     first_leaf,
     has_standard_loss,
@@ -38,7 +49,8 @@ if TYPE_CHECKING:
 
 DEFAULTS = {
     "epochs": 1, "batch_size": 32, "validation_split": 0.0, "split": "tail", "shuffle": True,
-    "validation_data": False,
+    "validation_data": False, "class_weight": None, "sample_weight": False,
+    "validation_weight": False, "callbacks": (),
 }  # fmt: skip
 #: callbacks that look on and change no weight
 LOOKING_ON = (
@@ -70,7 +82,8 @@ def source(
     if model._compiled.use_logits:
         parts.pop()  # the softmax or sigmoid that the loss has
     names = [f"model[{number}]" for number in range(len(parts))]
-    objective = loss_function(model, head, parts, names)
+    check_weights(fit, head)
+    objective = loss_function(model, head, parts, names, weighs(fit))
     blocks = [
         constants(model, fit, seed),
         load_data(model, head, fit),
@@ -78,12 +91,13 @@ def source(
         build_model(model, parts, names),
         objective,
         *probabilities(head),
-        figures(head, is_one_hot(model) and takes_one_hot(head.loss)),
-        evaluate(),
+        figures(model, head, is_one_hot(model) and takes_one_hot(head.loss)),
+        evaluate(model, fit),
         *learning_rate(model),
         *norms(model, parts, names),
+        *([HELPER.strip("\n")] if any(name in WATCHING for name, _ in fit["callbacks"]) else []),
         *batches(model, fit),
-        train(model, parts, names, fit),
+        train(model, parts, names, fit, labels_code(model, head)),
         main(fit),
     ]
     body = "\n\n\n".join(blocks)
@@ -125,11 +139,11 @@ def check_can_be_written(model: Model) -> None:
     if input_dtype(model) != torch.float32:
         raise refuse(f"weights of {input_dtype(model)}", "expected float32.")
     for name, value, usual in (
-        ("precision", state.precision, "float32"),
-        ("jit", state.jit, False),
+        ("precision", state.precision, ("float32", "bfloat16")),
+        ("jit", state.jit, (False,)),
     ):
-        if value != usual:
-            raise refuse(f"compile({name}={value!r})", f"expected {name}={usual!r}.")
+        if value not in usual:
+            raise refuse(f"compile({name}={value!r})", f"expected {name}={usual[0]!r}.")
 
 
 def fit_arguments(model: Model, given: dict[str, Any]) -> dict[str, Any]:
@@ -150,8 +164,6 @@ def fit_arguments(model: Model, given: dict[str, Any]) -> dict[str, Any]:
             "weights. Write source(epochs=…) for one fit of so many epochs."
         )
     for name, usual in (
-        ("class_weight", False),
-        ("sample_weight", False),
         ("steps_per_epoch", None),
         ("initial_epoch", 0),
     ):
@@ -159,7 +171,8 @@ def fit_arguments(model: Model, given: dict[str, Any]) -> dict[str, Any]:
             raise refuse(f"fit({name}=…)", f"expected a fit without {name}.")
     if not known.get("arrays", True):
         raise refuse("a fit on a Dataset, loader or generator", "expected arrays x and y.")
-    changing = [name for name in known.get("callbacks", []) if name not in LOOKING_ON]
+    used = [name for name, _ in known.get("callbacks", [])]
+    changing = [name for name in used if name not in LOOKING_ON and name not in WRITTEN]
     if changing and "epochs" not in given:
         raise refuse(
             f"the callback {changing[0]}, which may change the training",
@@ -172,8 +185,6 @@ def fit_arguments(model: Model, given: dict[str, Any]) -> dict[str, Any]:
     fit["shuffle"] = check_flag("shuffle", fit["shuffle"])
     if fit["split"] not in ("tail", "random", "stratified"):
         raise ValueError(did_you_mean("split", fit["split"], ("tail", "random", "stratified")))
-    if fit["split"] == "stratified" and fit["validation_split"]:
-        raise refuse("split='stratified'", "expected 'tail' or 'random'.")
     if fit["validation_split"]:
         fit["validation_data"] = False
     return fit
@@ -189,6 +200,10 @@ def header(fit: dict[str, Any], seed: int) -> str:
         call += [] if fit["split"] == "tail" else [f"split={literal(fit['split'])}"]
     call += ["validation_data=(x_val, y_val)"] if fit["validation_data"] else []
     call += [] if fit["shuffle"] else ["shuffle=False"]
+    call += [] if fit["class_weight"] is None else ["class_weight=…"]
+    call += ["sample_weight=w"] if fit["sample_weight"] else []
+    used = [f"{name}(…)" for name, _ in fit["callbacks"] if name in WRITTEN]
+    call += [f"callbacks=[{', '.join(used)}]"] if used else []
     lines = [
         '"""A network and its training in plain PyTorch, written by easydl.',
         "",
@@ -232,7 +247,7 @@ def piece_rows(model: Model, fit: dict[str, Any]) -> int:
     x_bytes = 8 if isinstance(first_leaf(model), nn.Embedding) else 4
     labels = head.kind == "categorical" and not (is_one_hot(model) and takes_one_hot(head.loss))
     y_bytes = 8 * math.prod(head.positions) if labels else 4 * math.prod(head.shape)
-    row = x_bytes * math.prod(model._compiled.heads_key[0][0][0]) + y_bytes
+    row = x_bytes * math.prod(model._compiled.heads_key[0][0][0]) + y_bytes + 4 * weighs(fit)
     return max(CHUNK_BYTES // (max(row, 1) * fit["batch_size"]), 1) * fit["batch_size"]
 
 
@@ -252,11 +267,13 @@ def load_data(model: Model, head: Any, fit: dict[str, Any]) -> str:
     reshaped = ", ".join(map(str, ("len(y)", *shape)))
     moved = ".to(DEVICE)" if model._compiled.device.type != "cpu" else ""
     signs = head.threshold == 0
-    arrays, result = ["x", "y"], 'pair(data["x"], data["y"])'
+    arrays, result = ["x", "y"], ['pair(data["x"], data["y"])']
+    if fit["sample_weight"]:
+        arrays.append("w")
+        result = [f"*{result[0]}", f'torch.from_numpy(data["w"]).to(torch.float32){moved}']
     if fit["validation_data"]:
         arrays += ["x_val", "y_val"]
-        result += ', *pair(data["x_val"], data["y_val"])'
-        result = f"*{result}"
+        result = [f"*{result[0].lstrip('*')}", *result[1:], '*pair(data["x_val"], data["y_val"])']
     saved = ", ".join(f"{name}={name}" for name in arrays)
     lines = [
         "def load_data():",
@@ -266,7 +283,11 @@ def load_data(model: Model, head: Any, fit: dict[str, Any]) -> str:
         f'    np.savez("data.npz", {saved})',
         '    """',
         '    data = np.load("data.npz")',
-        f"    return {result}",
+        *(
+            [f"    return {result[0]}"]
+            if len(result) == 1
+            else broken("    return ", "(", result, ")")
+        ),
         "",
         "",
         "def pair(x, y):",
@@ -326,9 +347,36 @@ def build_model(model: Model, parts: list[Part], names: list[str]) -> str:
     return "\n".join([*lines, "    return model"])
 
 
-def loss_function(model: Model, head: Any, parts: list[Part], names: list[str]) -> str:
+def check_weights(fit: dict[str, Any], head: Any) -> None:
+    if weighs(fit) and head.weighted_metrics:
+        raise refuse("weighted_metrics beside weights", "expected metrics.")
+    if fit["validation_data"] and fit["validation_weight"]:
+        raise refuse("weights in validation_data", "expected validation_data=(x, y).")
+
+
+def labels_code(model: Model, head: Any) -> str:
+    """The class of each row of ``y``, of which class weights and stratified splits speak."""
+    if head.kind != "categorical":
+        return "y.long().flatten()"
+    rows = is_one_hot(model) and takes_one_hot(head.loss)
+    return f"y.argmax({1 if head.class_axis == 1 else -1})" if rows else "y"
+
+
+def loss_function(
+    model: Model, head: Any, parts: list[Part], names: list[str], weighted: bool
+) -> str:
     lines = ["def loss_function(model, out, y):", '    """The mean loss of one batch."""']
-    lines += [f"    {line}" for line in loss_lines(head)]
+    if weighted:
+        lines = [
+            "def loss_function(model, out, y, w=None):",
+            '    """The mean loss of one batch, each row times its weight."""',
+            "    if w is None:",
+            *[f"        {line}" for line in loss_lines(head)],
+            "    else:",
+            *[f"        {line}" for line in weighted_lines(head)],
+        ]
+    else:
+        lines += [f"    {line}" for line in loss_lines(head)]
     if head.weight != 1:
         lines.append(f"    loss = loss * {literal(head.weight)}")
     penalties = terms(model, parts, names, "penalties")
@@ -338,6 +386,8 @@ def loss_function(model: Model, head: Any, parts: list[Part], names: list[str]) 
         lines.append(f"    penalty = {first}")
         lines += [f"    penalty = penalty + {other}" for other in others]
         return "\n".join([*lines, "    return loss + penalty"])
+    if weighted:
+        return "\n".join([*lines, "    return loss"])
     before, _, value = lines.pop().partition("loss = ")
     return "\n".join([*lines, f"{before}return {value}"])
 
@@ -350,7 +400,7 @@ def probabilities(head: Any) -> list[str]:
     return [f'def probabilities(out):\n    """{text}"""\n    return {code}']
 
 
-def figures(head: Any, one_hot: bool) -> str:
+def figures(model: Model, head: Any, one_hot: bool) -> str:
     codes = metric_codes(head, one_hot)
     lines = [
         "@torch.no_grad()",
@@ -358,7 +408,8 @@ def figures(head: Any, one_hot: bool) -> str:
         '    """The numbers of FIGURES for one batch, each times its rows."""',
     ]
     if codes:
-        predicted = "out" if prediction_code(head) == "out" else "probabilities(out)"
+        out = "out.float()" if model._compiled.precision == "bfloat16" else "out"
+        predicted = out if prediction_code(head) == "out" else f"probabilities({out})"
         lines.append(f"    predicted = {predicted}")
     lines += [
         *broken("    values = ", "[", ["loss", *codes.values()], "]"),
@@ -367,22 +418,31 @@ def figures(head: Any, one_hot: bool) -> str:
     return "\n".join(lines)
 
 
-def evaluate() -> str:
-    return textwrap.dedent('''
-        @torch.no_grad()
-        def evaluate(model, x, y):
-            """The means over all rows, by name."""
-            model.eval()
-            total = torch.zeros(len(FIGURES), dtype=torch.float64)
-            for xs, ys in zip(x.split(EVALUATION_ROWS), y.split(EVALUATION_ROWS)):
-                out = model(xs)
-                total += figures(loss_function(model, out, ys), out, ys)
-            return dict(zip(FIGURES, (total / len(x)).tolist()))
-    ''').strip("\n")
+def evaluate(model: Model, fit: dict[str, Any]) -> str:
+    weighted = fit["sample_weight"]
+    parts = ["x.split(EVALUATION_ROWS)", "y.split(EVALUATION_ROWS)"]
+    more = ["    weights = [None] * len(x) if w is None else w.split(EVALUATION_ROWS)"]
+    names = "xs, ys, ws" if weighted else "xs, ys"
+    loop = f"    for {names} in zip({', '.join(parts + ['weights'] * weighted)}):"
+    forward = ["out = model(xs)", f"loss = loss_function(model, out, ys{', ws' * weighted})"]
+    lines = [
+        "@torch.no_grad()",
+        f"def evaluate(model, x, y{', w=None' * weighted}):",
+        '    """The means over all rows, by name."""',
+        "    model.eval()",
+        "    total = torch.zeros(len(FIGURES), dtype=torch.float64)",
+        *more * weighted,
+        loop,
+        *[f"        {line}" for line in in_autocast(model, forward)],
+        "        total += figures(loss, out, ys)",
+        "    return dict(zip(FIGURES, (total / len(x)).tolist()))",
+    ]
+    return "\n".join(lines)
 
 
 def main(fit: dict[str, Any]) -> str:
-    data = "x, y, x_val, y_val" if fit["validation_data"] else "x, y"
+    data = "x, y, w" if fit["sample_weight"] else "x, y"
+    data += ", x_val, y_val" if fit["validation_data"] else ""
     return textwrap.dedent(f"""
         def main():
             {data} = load_data()

@@ -514,6 +514,10 @@ class Own(nn.Linear):
     pass
 
 
+class Mine(dl.callbacks.Callback):
+    pass
+
+
 class OwnModel(dl.Model):
     def forward(self, x):
         return x
@@ -610,26 +614,32 @@ REFUSED = {
     ),
     "two places": (shared, {}),
     "compute_loss of OwnLoss": (own_loss, {}),
-    "precision='bfloat16'": (one(precision="bfloat16"), {}),
-    "class_weight": (
-        sequential(dense(3, "softmax"), optimizer="sgd", loss=SPARSE),
-        {"class_weight": {0: 2.0}},
+    "weighted_metrics beside weights": (
+        one(weighted_metrics=["mae"]),
+        {"sample_weight": np.arange(1, ROWS + 1)},
     ),
-    "sample_weight": (one(), {"sample_weight": np.arange(1, ROWS + 1)}),
+    "weights in validation_data": (
+        one(),
+        {"validation_data": (X[:9], NUMBERS[:9], np.arange(9.0))},
+    ),
+    "HuberLoss with weights": (
+        one(loss=lambda: nn.HuberLoss(reduction="none")),
+        {"sample_weight": np.arange(1, ROWS + 1)},
+    ),
     "steps_per_epoch": (one(), {"steps_per_epoch": 2}),
     "initial_epoch": (one(), {"initial_epoch": 1}),
-    "EarlyStopping": (one(), {"callbacks": dl.callbacks.EarlyStopping("loss")}),
-    "stratified": (
-        sequential(dense(3, "softmax"), optimizer="sgd", loss=SPARSE),
-        {"validation_split": 0.3, "split": "stratified"},
+    "several callbacks EarlyStopping": (
+        one(),
+        {"callbacks": [dl.callbacks.EarlyStopping("loss"), dl.callbacks.EarlyStopping("loss")]},
     ),
+    "the callback Mine": (one(), {"callbacks": Mine()}),
 }
 
 
 @pytest.mark.parametrize("part", REFUSED)
 def test_what_cannot_be_written_is_named(part):
     make, options = REFUSED[part]
-    labels = "weights" in part or "class_weight" in part or part == "stratified"
+    labels = part == "CrossEntropyLoss with weights"
     model, _ = trained(make, X, LABELS if labels else NUMBERS, **options)
     with pytest.raises(ValueError, match=rf"source\(\) cannot write.*({part})") as caught:
         model.source(SEED)
