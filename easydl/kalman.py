@@ -196,7 +196,8 @@ class DeepKalmanFilter(Model):
 
     def _messages(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The factors a and b > 0 of every step, each (N, T, latent)."""
-        pull, precision = self.message(self.inference(x)).chunk(2, -1)
+        whole = self.initial_mean.dtype  # mixed precision would round the KL terms to three digits
+        pull, precision = self.message(self.inference(x)).to(whole).chunk(2, -1)
         return pull, nn.functional.softplus(precision)
 
     def _paths(

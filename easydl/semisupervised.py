@@ -217,7 +217,7 @@ class SemiSupervisedVAE(Model):
     # -- the networks ------------------------------------------------------------------------
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self.logits(self.classifier(x).flatten(1))
+        return self.logits(self.classifier(x).flatten(1)).to(self.logits.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """The probability of each class, q(y | x), ``(N, classes)``."""
@@ -226,7 +226,8 @@ class SemiSupervisedVAE(Model):
     def _posterior(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x, y) for one-hot rows ``y``."""
         inner = self.encoder(torch.cat([x.flatten(1), y], 1)).flatten(1)
-        return self.mean(inner), self.log_variance(inner)
+        whole = self.mean.weight.dtype  # mixed precision would round the KL term to three digits
+        return self.mean(inner).to(whole), self.log_variance(inner).to(whole)
 
     def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """−log p(x | y, z) for one drawn z, and the KL term of z: each ``(N, K)``, for every y."""

@@ -401,6 +401,18 @@ def test_training_stopped_amid_an_epoch_goes_on_to_the_same_bits(tmp_path):
         np.testing.assert_array_equal(own, whole)
 
 
+def test_mixed_precision_keeps_the_terms_whole():
+    model, x = model_of(), rows()
+    model.build((4, 3))
+    dl.seed(1)
+    exact = model.compute_loss(x, None)[2]["kl_loss"]
+    dl.seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _, parts = model.compute_loss(x, None)
+    assert {loss.dtype, *(part.dtype for part in parts.values())} == {torch.float32}
+    torch.testing.assert_close(parts["kl_loss"], exact, rtol=0.02, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:jit=True. torch cannot compile this model")  # its GRU
 def test_jit_trains_as_eagerly_or_says_so():

@@ -285,6 +285,15 @@ def test_training_stopped_amid_an_epoch_goes_on_to_the_same_bits(tmp_path):
         np.testing.assert_array_equal(own, whole)
 
 
+def test_mixed_precision_keeps_the_terms_whole():
+    model = model_of()
+    model.compile("adam", precision="bfloat16")
+    model.build((5,))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _, parts = model.compute_loss(X, Y)
+    assert {loss.dtype, *(part.dtype for part in parts.values())} == {torch.float32}
+
+
 @pytest.mark.slow
 def test_jit_trains_as_eagerly():
     found = []
