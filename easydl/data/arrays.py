@@ -138,7 +138,9 @@ class Arrays:
             order = order.to(tensors[0].device)
         row_bytes = max(sum(t[:1].numel() * t.element_size() for t in tensors), 1)
         rows = max(CHUNK_BYTES // (row_bytes * self.batch_size), 1) * self.batch_size
-        start = skipped * self.batch_size
+        # Begun amid a pass, the batches still lie where they would: products round by the place.
+        start = skipped * self.batch_size // rows * rows
+        skipped -= start // self.batch_size
         while start < self.samples:
             stop = min(start + rows, self.samples)
             if self.merge_single and self.samples - stop == 1:
@@ -157,7 +159,8 @@ class Arrays:
                 if chunk.device != self.device:
                     chunk = chunk.to(self.device, non_blocking=True)
                 columns[id(tensor)] = chunk.split(sizes)
-            gathered = [columns[id(tensor)] for tensor in tensors]
+            gathered = [columns[id(tensor)][skipped:] for tensor in tensors]
+            skipped = 0
             yield from batches_of(self.inputs, self.targets, self.weights, gathered)
             start = stop
 
