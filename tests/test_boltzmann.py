@@ -276,6 +276,11 @@ def test_sample_weights_are_factors_of_each_rows_part(options):
     parts = [weight * loss(row) for weight, row in zip(weights.tolist(), torch.eye(5))]
     assert loss(weights) == pytest.approx(sum(parts), rel=1e-4)
     assert loss(torch.ones(5)) == pytest.approx(loss(None), rel=1e-6)
+    torch.manual_seed(0)
+    drawn = rbm.visible_given((torch.rand(5, 5) < rbm(X[:5])).float())
+    if start is None:  # each row is compared with its own draw
+        alone = rbm.free_energy_of(X[:5]) - rbm.free_energy_of(drawn)
+        assert [5 * loss(row) for row in torch.eye(5)] == pytest.approx(alone.tolist(), abs=1e-4)
 
 
 # -- what is drawn ---------------------------------------------------------------------------------
@@ -347,6 +352,17 @@ def test_every_source_trains_alike(source):
     found, _ = trained(given, 1, {"shuffle": False, **steps})
     for own, other in zip(found.get_weights(), expected.get_weights()):
         np.testing.assert_array_equal(own, other)
+
+
+def test_build_makes_weights_and_optimizer_with_numbers_of_their_own():
+    dl.seed(0)
+    rbm, dbn = dl.RBM(5), dl.DBN([4, 3])
+    rbm.compile(SGD(0.1))
+    rbm.build((None, 6))
+    dbn.build(6)
+    assert rbm.learning_rate == 0.1 and rbm.weight.shape == (5, 6) and dbn.is_built
+    assert not torch.isin(rbm.weight, dbn.layers[0].weight).any()
+    assert rbm.weight.std().item() == pytest.approx(0.01, rel=0.5)
 
 
 def test_targets_are_passed_over():
@@ -630,6 +646,9 @@ def test_interrupted_pretraining_ends_with_the_same_bits(tmp_path):
         (lambda: dl.RBM(3, 6).log_likelihood(X), "zeros and ones"),
         (lambda: dl.RBM(3, 6).free_energy(X + 1), r"expected \[0, 1\]"),
         (lambda: dl.RBM(3, 6).transform(X[:, :4]), r"expected \(6,\)"),
+        (lambda: dl.RBM(3, 6).build((None, 5)), "6 visible units"),
+        (lambda: dl.RBM(3).build((8, 8)), "reshape"),
+        (lambda: dl.DBN([3, dl.RBM(2)]).build((1, 8, 8)), "reshape"),
         (lambda: dl.DBN([]), "hidden units"),
         (lambda: dl.DBN([4, 0]), "hidden units of layer 2=0"),
         (lambda: dl.DBN([4, dl.RBM(3, kind="gaussian")]), "expected 4 Bernoulli"),

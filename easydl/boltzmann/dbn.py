@@ -92,6 +92,12 @@ class DBN(Model):
         """The constructor's arguments, for ``save``."""
         return {"layers": self.layers, "name": self.name}
 
+    @short_traceback
+    def build(self, input_shape: Any) -> None:
+        """Make the first RBM's weights; see ``RBM.build``."""
+        self.layers[0].build(input_shape)
+        self.build_layers(self.layers[0].built_shape)
+
     def build_layers(self, shape: tuple[int | None, ...]) -> None:
         """Make the first RBM's weights for samples of ``shape``; the others have theirs."""
         self.layers[0].build_layers(shape)
@@ -147,8 +153,11 @@ class DBN(Model):
             ValueError: before ``compile``, and what ``fit`` refuses.
         """
         layers = self.layers
-        if any(layer._compiled is None for layer in layers):
-            self._require_compiled("pretrain")
+        if self._compiled is None and any(layer._compiled is None for layer in layers):
+            raise ValueError(
+                "pretrain was called before compile; expected how to train each layer, without a "
+                "loss: dbn.compile(dl.optimizers.SGD(0.05, momentum=0.5))."
+            )
         counts = list(epochs) if isinstance(epochs, (list, tuple)) else [epochs] * len(layers)
         for count in counts:
             check_positive_int("epochs", count)

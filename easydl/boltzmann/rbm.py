@@ -21,7 +21,7 @@ from easydl.boltzmann.likelihood import (
 )
 from easydl.errors import check_between, check_flag, check_positive_int, look_up, short_traceback
 from easydl.layers import Dense
-from easydl.model import Model
+from easydl.model import Model, sample_shape
 from easydl.saving import require_built
 from easydl.sequential import Sequential
 
@@ -124,6 +124,17 @@ class RBM(Model):
         if self.visible is not None:
             self.build_layers((self.visible,))
 
+    @short_traceback
+    def build(self, input_shape: Any) -> None:
+        """Make the weights for rows of so many numbers: ``build((64,))``, or ``(None, 64)``."""
+        shape = sample_shape(input_shape)
+        if self.built_shape not in (None, shape):
+            raise ValueError(
+                f"build({input_shape!r:.80}) was called on an RBM of {self.visible} visible units; "
+                "expected that shape, or a new RBM."
+            )
+        self.build_layers(shape)
+
     def build_layers(self, shape: tuple[int | None, ...]) -> None:
         """Make the weights, N(0, 0.01²) as Hinton (2010) advises, for samples of ``shape``."""
         if self.built_shape is not None:
@@ -144,6 +155,9 @@ class RBM(Model):
                 chains.normal_() if self.kind == "gaussian" else chains.uniform_().round_()
             )
         self.built_shape = self.given_input_shape = (visible,)
+        if self._compiled is not None:
+            self.to(self._compiled.device)
+            self._compiled.know_parameters(self)
 
     @property
     def layers(self) -> list[Any]:
