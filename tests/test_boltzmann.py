@@ -121,7 +121,7 @@ def test_annealed_importance_sampling_meets_the_exact_log_z_of_twenty_units(seed
 
 
 def test_annealing_too_fast_says_so():
-    rbm = wild(30, 30, scale=2)
+    rbm = wild(30, 30, scale=5)
     with pytest.warns(UserWarning, match="uncertain; write log_partition"):
         rbm.log_partition(steps=2)
 
