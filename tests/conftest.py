@@ -1,13 +1,16 @@
-"""One thread, Keras on torch, no windows: the same conditions for every test."""
+"""One thread, Keras on torch, no windows, Ctrl-C heard: the same conditions for every test."""
 
 import gc
 import os
+import signal
 
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
 import torch
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job behind & ignores
 
 
 def pytest_collection_finish(session):

@@ -19,6 +19,7 @@ from torch import Tensor
 from easydl.callbacks.base import Callback, Logs
 from easydl.callbacks.files import check_writable
 from easydl.callbacks.progress import ProgressBar, say
+from easydl.data.arrays import Arrays
 from easydl.data.stream import Stream
 from easydl.data.workers import random_states, set_random_states
 from easydl.errors import check_path, check_positive_int, warn_user
@@ -50,15 +51,16 @@ class BackupAndRestore(Callback):
     (``load_model`` reads them), else they hold the weights beside the state of the training.
 
     Args:
-        backup_dir: The folder, which is made when missing; for one script alone.
+        backup_dir: The folder, which is made when missing; one for each training, so one
+            for each fold of a cross-validation.
         save_freq: ``"epoch"``: after every epoch, and about once a minute within a long one; or
             the number of batches between two checkpoints.
         delete_checkpoint: Whether to remove the checkpoints when training has ended. Otherwise
             the script, run once more, has nothing to do, or goes on where ``epochs`` grew.
 
     Raises:
-        ValueError: Before training, for a checkpoint of another model, optimizer, data length or
-            batch size, naming the difference; where the folder cannot be written or has no room.
+        ValueError: Before training, for a checkpoint of another model, optimizer, batch size or of
+            other arrays, naming the difference; where the folder cannot be written or has no room.
 
     Example:
         >>> import easydl as dl, tempfile
@@ -143,6 +145,8 @@ class BackupAndRestore(Callback):
             "steps": train.steps,
             "shuffle": train.shuffle,
             "validation samples": getattr(validation, "samples", None),
+            "data": train.fingerprint() if isinstance(train, Arrays) else None,
+            "validation data": validation.fingerprint() if isinstance(validation, Arrays) else None,
             "initial_epoch": first,
             "accumulate": state.accumulate,
             "precision": state.precision,

@@ -84,9 +84,11 @@ class Monitor:
         except ValueError as error:
             if not self.name.startswith("val_") or any(name.startswith("val_") for name in names):
                 raise
+            own = self.name.removeprefix("val_")
+            other = f", or write monitor={own!r:.60}" if own in names else ""
             raise ValueError(
-                f"{error} There is no validation: give fit validation_data or validation_split, "
-                f"or write monitor={self.name.removeprefix('val_')!r:.60}."
+                f"{error} There is no validation: give fit validation_data or "
+                f"validation_split{other}."
             ) from None
         self.known = True
 

@@ -17,7 +17,7 @@ from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tre
 from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
 from easydl.data.split import split_rows, warn_of_missing_classes
-from easydl.errors import check_between, check_positive_int
+from easydl.errors import check_between, check_positive_int, warn_user
 from easydl.layers.base import is_chain, parts_of
 from easydl.training.compiled import Compiled, order_targets
 from easydl.training.meter import Meter
@@ -178,8 +178,26 @@ def ready_rows(
     tensor = cast_inputs(rows, dtype, whole)
     if model._compiled is None or model._compiled.strict:
         check_finite(tensor, name, rows, may_fill=True)
+        warn_of_rounding(tensor, rows, name)
         model.check_inputs(tensor, name)
     return tensor
+
+
+def warn_of_rounding(tensor: Tensor, given: Tensor, name: str) -> None:
+    """Tell of whole numbers that a cast brings too close together, such as timestamps."""
+    if given.element_size() < 4 or given.is_floating_point() or not tensor.is_floating_point():
+        return
+    low, high = torch.aminmax(given.reshape(len(given), -1), dim=0)
+    spacing = torch.maximum(low.abs(), high.abs()).double() * torch.finfo(tensor.dtype).eps
+    felt = (spacing > 2) & (high > low) & (high - low < 1000 * spacing)
+    if felt.any():
+        column = int(felt.to(torch.uint8).argmax())
+        step = 2 ** math.floor(math.log2(float(spacing[column])))
+        warn_user(
+            f"{name} holds whole numbers from {int(low[column]):,} to {int(high[column]):,} in "
+            f"column {column}, which {tensor.dtype} rounds to multiples of {step:,}. Expected "
+            "numbers of the size of 1: subtract the mean, divide by the deviation."
+        )
 
 
 def check_learns(model: nn.Module) -> None:
@@ -386,6 +404,8 @@ def check_fits(model: Model, x: Tree, what: str) -> None:
             advice = "x[None] if it is one sample, which still needs the batch's axis"
         elif len(shape) == len(built) - 1:
             advice = f"np.expand_dims(x, {1 if len(built) == 3 else -1})"
+        elif len(shape) == 3 == len(built) and shape == (*built[1:], built[0]):
+            advice = "np.moveaxis(x, -1, 1): channels come first here"
         elif len(shape) == len(built):
             advice = "the same features as before, or a new model"
         raise ValueError(
@@ -418,7 +438,12 @@ def hold_out(
             validation = as_source(parts, what="validation_data")
         get_ready(model, validation, what="validation_data")
         train = source
-    elif split not in ("tail", "random", "stratified") or validation_split:
+    elif split in ("random", "stratified") and not validation_split:
+        raise ValueError(
+            f"split={split!r} was given without validation_split, so that nothing is held out; "
+            "expected both: validation_split=0.2."
+        )
+    elif split != "tail" or validation_split:
         if not isinstance(source, Arrays):
             raise ValueError(
                 f"validation_split={validation_split:g} was given with a stream, which cannot be "

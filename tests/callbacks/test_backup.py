@@ -554,6 +554,8 @@ REFUSED = {
     "another model": (wider, r"0.weight: \(8, 6\) instead of \(9, 6\)"),
     "another activation": (other_activation, "'relu' there, 'tanh' here"),
     "other rows": (lambda: (network(), {"x": X[:60], "y": Y[:60]}), "samples 70 there, 60 here"),
+    "other numbers": (lambda: (network(), {"x": X + 1e-6, "y": Y}), r"data\[0\] .*float32.* there"),
+    "other labels": (lambda: (network(), {"x": X, "y": 1 - Y}), r"data\[1\] .*int64 .* there"),
     "other batches": (lambda: (network(), WHOLE | {"batch_size": 7}), "batch_size 10 there, 7"),
     "another order": (lambda: (network(), WHOLE | {"shuffle": False}), "shuffle True there"),
     "other steps": (lambda: (network(), WHOLE | {"steps_per_epoch": 5}), "steps 7 there, 5 here"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -173,3 +174,28 @@ def test_class_weights_leave_ignored_targets_alone(class_weight):
         y = torch.where(Y == 1, index, Y)
         losses.append(model.fit(X, y, class_weight=class_weight, verbose=0).history["loss"])
     assert losses[0] == losses[1]
+
+
+def test_whole_numbers_that_the_cast_rounds_are_told():
+    model = dl.Sequential([dl.Dense(1, input_dim=1)])
+    with pytest.warns(UserWarning) as caught:
+        model.predict(np.array([[1_700_000_000], [1_700_000_060]]))
+    told = [str(warning.message) for warning in caught]
+    assert "to 1,700,000,060 in column 0, which torch.float32 rounds to multiples of 128" in told[0]
+    assert np.spacing(np.float32(1_700_000_060)) == 128
+    for exact in ([[2**24 + 1], [3]], [[2**30 + 1], [2**30 + 1]], [[255], [0]]):
+        model.predict(np.array(exact))  # a warning would be an error
+
+
+def test_a_split_without_a_share_is_refused():
+    model = dl.Sequential([dl.Dense(1, input_dim=3)])
+    model.compile("sgd", "mse")
+    for split in ("random", "stratified"):
+        with pytest.raises(ValueError, match="without validation_split"):
+            model.fit(torch.zeros(8, 3), torch.zeros(8), split=split, verbose=0)
+
+
+def test_pictures_with_the_channels_last_are_turned_round_for_a_built_model_too():
+    model = dl.Sequential([dl.Conv2D(2, 3, input_shape=(3, 8, 9))])
+    with pytest.raises(ValueError, match=r"np\.moveaxis\(x, -1, 1\)"):
+        model.predict(np.zeros((2, 8, 9, 3)))
