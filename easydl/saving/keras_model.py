@@ -29,6 +29,7 @@ from easydl.saving.keras_config import (
 from easydl.saving.keras_files import KerasFile
 from easydl.saving.keras_orders import OrderError, sorted_leaves
 from easydl.saving.keras_weights import tensors_for
+from easydl.saving.weights import check_finite
 
 DEEPEST = 20
 SOFTMAX = ("softmax", "log_softmax")
@@ -113,6 +114,7 @@ def load_keras(path: Any) -> Any:
         except RecursionError:
             refuse("its architecture is nested too deeply")
         tensors = tensors_for(model, file, state.functional, state.plain)
+        check_finite(model, tensors, file.what)
     own = model.state_dict()
     for key, tensor in own.items():  # buffers that Keras has not: second biases, counts of batches
         if key not in tensors:

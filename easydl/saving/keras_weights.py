@@ -25,7 +25,7 @@ from easydl.saving.keras_versions import (
     scale_gates,
     turn_kernels_of_keras_1,
 )
-from easydl.saving.weights import check_same_architecture, require_built
+from easydl.saving.weights import check_finite, check_same_architecture, require_built
 from easydl.training.trainable import sync_trainable
 
 WORDS = {
@@ -55,6 +55,7 @@ def load_keras_weights(model: Any, path: Any, functional: set[int] | None = None
     require_built(model, "load_weights")
     with KerasFile(path) as file:
         tensors = tensors_for(model, file, functional)
+        check_finite(model, tensors, file.what)
     model.load_state_dict({**model.state_dict(), **tensors})
 
 

@@ -19,7 +19,10 @@ from easydl.layers.base import parts_of
 from easydl.saving.container import MEMBERS, Reader, read_json, what_is, write_atomically
 
 WHOLE = (".easydl",)  # what model.save writes
-FOREIGN = (".h5", ".hdf5", ".keras", ".pt", ".pth")  # files of others, which easydl does not write
+FOREIGN = (  # names of other formats, which neither save nor save_weights writes
+    ".h5", ".hdf5", ".keras", ".pt", ".pth", ".onnx", ".pt2", ".npz", ".npy", ".pkl", ".pickle",
+    ".joblib", ".json", ".csv", ".txt", ".zip", ".bin", ".ckpt", ".tflite", ".pb", ".mat",
+)  # fmt: skip
 LARGEST_HEADER = 16 * 2**20  # bytes; safetensors itself takes up to 100 MB
 MARK = "sha256 of names, shapes and numbers: "
 DTYPES = {
@@ -39,11 +42,16 @@ def save_weights(model: nn.Module, path: Any) -> None:
         OSError: the folder cannot be written.
     """
     path = check_path("path", path, "w.safetensors")
-    if path.suffix in FOREIGN + WHOLE:
-        hint = " For the whole model write model.save(path)." if path.suffix in WHOLE else ""
+    suffix = path.suffix.lower()
+    if suffix in FOREIGN + WHOLE:
+        hint = {
+            ".easydl": " For the whole model write model.save(path).",
+            ".onnx": " For the network write model.export(path).",
+            ".pt2": " For the network write model.export(path).",
+        }
         raise ValueError(
             f"save_weights({str(path)!r:.200}) was asked, but easydl writes safetensors; expected "
-            f"a name such as {path.with_suffix('.safetensors').name!r:.100}.{hint}"
+            f"a name such as {path.with_suffix('.safetensors').name!r:.100}.{hint.get(suffix, '')}"
         )
     require_built(model, "save_weights")
     content = to_safetensors(model.state_dict())
@@ -152,7 +160,8 @@ def load_weights(model: nn.Module, path: Any) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged file; weights of another architecture, listing the differences.
+        ValueError: a damaged file; weights of another architecture, listing the differences; nan
+            or inf, unless the model is compiled with ``strict=False``.
     """
     path = check_path("path", path, "w.safetensors")
     if not os.path.isfile(path):
@@ -188,7 +197,42 @@ def load_weights(model: nn.Module, path: Any) -> None:
             raise ValueError(
                 f"{what}: {key!r:.80} is {tensor.dtype}; expected numbers like {own[key].dtype}."
             )
+    check_finite(model, tensors, what)
     model.load_state_dict(tensors)
+
+
+def is_strict(model: Any) -> bool:
+    """Whether ``compile(strict=False)`` was not said."""
+    compiled = getattr(model, "_compiled", None)
+    return compiled is None or compiled.strict
+
+
+def check_finite(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Refuse nan, inf, and numbers that overflow to inf as the model's, by the first weight.
+
+    Buffers may hold inf, as masks do, but for the averages of normalisation layers.
+    """
+    if not is_strict(model):
+        return
+    own = model.state_dict(keep_vars=True)
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() or not own[key].is_floating_point():
+            continue
+        numbers = tensor.to(own[key].dtype)
+        if bool(numbers.isfinite().all()):
+            continue
+        mask = not isinstance(own[key], nn.Parameter) and ".running_" not in f".{key}"
+        if mask and not bool((numbers.isnan() | (numbers.isinf() & tensor.isfinite())).any()):
+            continue
+        wrong = (~numbers.isfinite()).flatten().nonzero()[0].item()
+        value = tensor.flatten()[wrong].item()
+        reason = f" of {tensor.dtype}, too large for {own[key].dtype}" if value - value == 0 else ""
+        raise ValueError(
+            f"{what[:120]}: the weight {key!r:.80} holds {value:.6g}{reason}, so predictions would "
+            "be nan or inf; expected finite numbers, of a training that did not diverge. "
+            "compile(strict=False), before the weights are loaded or the model is saved, lets them "
+            "pass."
+        )
 
 
 def check_same_architecture(own: dict[str, Tensor], given: dict[str, Tensor], what: str) -> None:

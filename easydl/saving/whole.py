@@ -18,7 +18,13 @@ from easydl.saving.optimizer import (
     restore_training_state,
     training_state,
 )
-from easydl.saving.weights import FOREIGN, from_safetensors, require_built, to_safetensors
+from easydl.saving.weights import (
+    FOREIGN,
+    check_finite,
+    from_safetensors,
+    require_built,
+    to_safetensors,
+)
 
 WEIGHTS, OPTIMIZER, TRAINER, STATES = MEMBERS
 _SETTINGS = (  # of compile; the optimizer is apart
@@ -32,7 +38,7 @@ def save_model(
 ) -> None:
     """Write the whole model to ``path``; see ``Model.save``."""
     path = check_path("path", path, "m.easydl")
-    if path.suffix.lower() in (*FOREIGN, ".safetensors", ".onnx", ".pt2"):
+    if path.suffix.lower() in (*FOREIGN, ".safetensors"):
         raise ValueError(
             f"save({str(path)!r:.200}) was asked, which is another format's name; expected, for "
             f"example, {path.with_suffix('.easydl').name!r:.100}. Weights alone: save_weights."
@@ -114,7 +120,8 @@ def load_model(path: Any, custom_objects: dict[str, Any] | None = None) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged or foreign file, a name that is not known, or another version.
+        ValueError: a damaged or foreign file, a name that is not known, another version, or
+            weights of nan or inf, unless the file says ``compile(strict=False)``.
 
     Example:
         >>> import easydl as dl, tempfile, os
@@ -166,6 +173,8 @@ def restored(manifest: Any, reader: Reader, custom_objects: Any, what: str) -> A
     if any(_has_loose_numbers(module) for module in model.modules()):
         # Buffers that no file holds: made by constructors, whose sizes are known by now to fit.
         model, decoder = _rebuilt(manifest, custom_objects, "cpu")
+    if manifest["compile"] is None or manifest["compile"]["strict"] is not False:
+        check_finite(model, tensors, what)
     model.load_state_dict(tensors, assign=True)
     for module in model.modules():
         for name, buffer in module._buffers.items():

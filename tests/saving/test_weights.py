@@ -174,11 +174,19 @@ def test_load_weights_names_a_file_that_is_not_there(tmp_path):
         MODELS["dense"]().load_weights(tmp_path / "nowhere.safetensors")
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".pt", ".pth", ".keras", ".easydl"])
+@pytest.mark.parametrize(
+    "suffix", [".h5", ".hdf5", ".pt", ".PTH", ".keras", ".easydl", ".npz", ".onnx", ".pkl"]
+)
 def test_save_weights_refuses_the_suffix_of_another_format(suffix, tmp_path):
     with pytest.raises(ValueError, match=r"writes safetensors.*'model\.safetensors'"):
         MODELS["dense"]().save_weights(tmp_path / f"model{suffix}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["w", "w.best", "epoch-0.25"])
+def test_save_weights_takes_names_that_are_no_format(name, tmp_path):
+    MODELS["dense"]().save_weights(tmp_path / name)
+    MODELS["dense"]().load_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("verb", ["save_weights", "load_weights", "set_weights"])
@@ -307,3 +315,52 @@ def test_no_length_of_a_header_is_taken_for_another_format(tmp_path):
         )
         model.load_weights(path)
         assert model.network.bias.tolist() == [12, 13, 14]
+
+
+# -- numbers that are none -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (np.nan, "'1.running_var' holds nan"),
+        (-np.inf, "'1.running_var' holds -inf"),
+        (1e300, "holds 1e[+]300 of torch.float64, too large for torch.float32"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_that_are_not_finite_are_refused(value, says, suffix, tmp_path):
+    def network():
+        return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+
+    state = {key: t.double() if t.is_floating_point() else t for key, t in
+             network().state_dict().items()}  # fmt: skip
+    state["1.running_var"][2] = value
+    path = tmp_path / f"w.{suffix}"
+    (torch.save if suffix == "pt" else safetensors.torch.save_file)(state, path)
+    model = dl.Model(network())
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=says) as error:
+        model.load_weights(path)
+    assert len(str(error.value)) <= 600
+    np.testing.assert_equal(model.get_weights(), before)
+    model.compile("sgd", "mse", strict=False)
+    model.load_weights(path)
+    assert not model.network[1].running_var.isfinite().all()
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+        self.line = nn.Linear(3, 3)
+
+
+def test_a_mask_may_hold_inf_and_no_nan(tmp_path):
+    model = dl.Model(Masked())
+    model.save_weights(tmp_path / "w.safetensors")
+    model.load_weights(tmp_path / "w.safetensors")
+    model.network.mask[0, 0] = torch.nan
+    model.save_weights(tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="'mask' holds nan"):
+        model.load_weights(tmp_path / "w.safetensors")

@@ -288,10 +288,23 @@ def test_what_the_file_could_not_tell_is_refused_by_name(make, words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras", ".pt", ".safetensors", ".onnx"])
+@pytest.mark.parametrize("suffix", [".h5", ".keras", ".pt", ".safetensors", ".onnx", ".npz"])
 def test_save_refuses_the_suffix_of_another_format(suffix, tmp_path):
     with pytest.raises(ValueError, match=r"expected, for example, 'm\.easydl'"):
         compiled().save(tmp_path / f"m{suffix}")
+
+
+def test_a_file_of_nan_is_refused_unless_it_says_not_strict(tmp_path):
+    model = compiled()
+    model.layers[0].weight.data[0, 1] = np.nan
+    model.save(tmp_path / "m.easydl")
+    with pytest.raises(ValueError, match=r"'0\.weight' holds nan.*strict=False"):
+        dl.load_model(tmp_path / "m.easydl")
+    with pytest.raises(ValueError, match=r"'0\.weight' holds nan"):
+        compiled().load_weights(tmp_path / "m.easydl")
+    model.compile("sgd", "mse", strict=False)
+    model.save(tmp_path / "m.easydl")
+    assert dl.load_model(tmp_path / "m.easydl").layers[0].weight[0, 1].isnan()
 
 
 # -- training goes on ------------------------------------------------------------------------------
