@@ -249,9 +249,9 @@ class DeepKalmanFilter(Model):
             ``(loss, outputs, parts)``: what ``emission`` gives for a drawn path;
             ``reconstruction_loss`` and ``kl_loss``.
         """
-        misfit, kl, outputs = self._terms(x)
+        misfits, kl, outputs = self._terms(x)
         parts = {
-            "reconstruction_loss": mean_of_rows(misfit, sample_weight),
+            "reconstruction_loss": mean_of_rows(misfits, sample_weight),
             "kl_loss": mean_of_rows(kl, sample_weight),
         }
         return parts["reconstruction_loss"] + parts["kl_loss"], outputs, parts
@@ -301,7 +301,7 @@ class DeepKalmanFilter(Model):
         seen, u = self._split(x)
         pull, precision = self._messages(x)
         at_once = max(1, rows_that_fit(self, pull[0].numel()) // len(x))
-        total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        total = pull.new_full((len(x),), -math.inf)
         for start in range(0, samples, at_once):
             count = min(at_once, samples - start)
             many, strong, known = (part.repeat(count, 1, 1) for part in (pull, precision, u))
@@ -312,7 +312,7 @@ class DeepKalmanFilter(Model):
             ratio = 0.5 * (noise.square() + share.log() - away.square())
             fits = -misfit(self, self.emission(z), seen.repeat(count, 1, 1))
             weights = (fits.sum((1, 2)) + ratio.sum((1, 2))).reshape(count, len(x))
-            total = torch.logaddexp(total, weights.double().logsumexp(0))
+            total = torch.logaddexp(total, weights.logsumexp(0))
         return total - math.log(samples)
 
     @short_traceback
@@ -385,7 +385,7 @@ class DeepKalmanFilter(Model):
             z = self._paths(pull, precision, known, torch.randn_like(pull))[0][:, -1]
             return torch.cat([z.reshape(len(rows), -1), u[:, -1]], 1)
 
-        states = torch.from_numpy(self.map_rows(last_states, x)).to(self.device)
+        states = torch.from_numpy(self.map_rows(last_states, x)).to(self.initial_mean)
         later = self._ready_controls(controls, len(states), steps)
         z, now = self._split(states)
         u = torch.cat([now[:, None], later], 1)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch  # noqa: F401  (named by the doctests)
+import torch
 from torch import Tensor
 
 from easydl.errors import check_between, look_up
@@ -124,7 +124,8 @@ class KLSparsity:
         check_between("weight", self.weight, 0, math.inf)
 
     def __call__(self, activity: Tensor) -> Tensor:
-        mean, on, off = activity.mean(0), self.target, 1 - self.target
+        whole = torch.promote_types(activity.dtype, torch.float32)  # bfloat16 rounds 0.999 to 1
+        mean, on, off = activity.mean(0, dtype=whole), self.target, 1 - self.target
         mean = mean.where((mean >= 0) & (mean <= 1), math.nan).clamp(1e-6, 1 - 1e-6)
         divergence = on * (math.log(on) - mean.log()) + off * (math.log(off) - (1 - mean).log())
         return self.weight * len(activity) * divergence.sum()  # a layer divides by the rows

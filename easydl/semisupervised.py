@@ -27,6 +27,7 @@ from easydl.variational import (
     kl_divergence,
     mean_of_rows,
     misfit,
+    observed,
 )
 
 __all__ = ["SemiSupervisedVAE"]
@@ -297,12 +298,7 @@ class SemiSupervisedVAE(Model):
             )
         y = F.one_hot(torch.as_tensor(labels).long().expand(n), self.classes).float()
         means = self._decode(torch.cat([torch.randn(n, self.latent), y], 1))
-        if not noise:
-            return means
-        if self.likelihood == "bernoulli":
-            return torch.bernoulli(torch.from_numpy(means)).numpy()
-        deviation = float(self.output_log_variance.detach().cpu().exp().sqrt())
-        return means + deviation * torch.randn(means.shape).numpy()
+        return observed(self, means) if noise else means
 
     @short_traceback
     def analogies(self, x: Any, batch_size: int | None = None) -> np.ndarray:

@@ -278,12 +278,7 @@ class VAE(Model):
             NumPy array ``(n, …)``; drawn by torch's global generator.
         """
         means = self.decode(torch.randn(check_positive_int("n", n), self.latent))
-        if not noise:
-            return means
-        if self.likelihood == "bernoulli":
-            return torch.bernoulli(torch.from_numpy(means)).numpy()
-        deviation = float(self.output_log_variance.detach().cpu().exp().sqrt())
-        return means + deviation * torch.randn(means.shape).numpy()
+        return observed(self, means) if noise else means
 
     @short_traceback
     def reconstruct(self, x: Any, batch_size: int | None = None) -> np.ndarray:
@@ -396,6 +391,14 @@ def misfit(model: Any, outputs: Tensor, x: Tensor) -> Tensor:
     log_variance = model.output_log_variance
     scaled = (x - outputs).square() * (-log_variance).exp()
     return 0.5 * (scaled + log_variance + math.log(2 * math.pi))
+
+
+def observed(model: Any, means: np.ndarray) -> np.ndarray:
+    """Data drawn from p(x | z), for its means."""
+    if model.likelihood == "bernoulli":
+        return torch.bernoulli(torch.from_numpy(means)).numpy()
+    deviation = float(model.output_log_variance.detach().cpu().exp().sqrt())
+    return means + deviation * torch.randn(means.shape).numpy()
 
 
 def check_unit_interval(x: Tensor, what: str) -> None:

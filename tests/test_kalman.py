@@ -322,6 +322,14 @@ def test_shapes_history_and_other_lengths(capsys):
     assert "GRU" in capsys.readouterr().out
 
 
+def test_a_float64_model_forecasts():
+    model, x = model_of(), rows()
+    model.build(x.shape[1:])
+    model.double()
+    assert np.isfinite(model.forecast(x, 2)).all()
+    assert np.isfinite(model.log_likelihood(x, samples=3)).all()
+
+
 def test_predict_and_encode_draw_nothing():
     model, x = model_of(), rows()
     model.fit(x, verbose=0)

@@ -995,6 +995,28 @@ def test_predict_keeps_no_rows():
 
 
 @pytest.mark.filterwarnings("ignore:predict was called before")
+def test_a_model_that_predicted_goes_with_its_last_name():
+    model = dl.Sequential([dl.Dense(2, input_dim=3)])
+    model.predict(torch.ones(4, 3))
+    held = weakref.ref(model)
+    gc.disable()
+    try:
+        del model  # its memory on a GPU is free at once, without the garbage collector
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_dropout_in_place_is_refused_as_the_first_layer():
+    x = torch.ones(8, 3)
+    model = dl.Sequential([nn.Dropout(0.5, inplace=True), dl.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="in place"):
+        model.fit(x, torch.ones(8), shuffle=False, verbose=0)
+    assert torch.equal(x, torch.ones(8, 3))
+
+
+@pytest.mark.filterwarnings("ignore:predict was called before")
 def test_arrays_of_the_same_kind_are_looked_at_once(monkeypatch):
     model = dl.Sequential([dl.Dense(2, input_dim=3)])
     model.compile("sgd", "mse")

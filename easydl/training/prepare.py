@@ -168,7 +168,8 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
 
 def kind_of_inputs(model: Model, x: Tensor) -> tuple:
     """All that the checks of one plain array depend on, beside its numbers."""
-    return input_dtype(model), x.shape[1:], parts_of(model)
+    inside = parts_of(model)[1:]  # without the model: one that holds itself waits for the collector
+    return input_dtype(model), x.shape[1:], inside
 
 
 def ready_rows(
@@ -697,7 +698,8 @@ def try_out(model: Model, x: Tree) -> Any:
     finally:
         for hook in watched:
             hook.remove()
-    if any(leaf._version for leaf in leaves(x)):
+    changing = getattr(first_leaf(model), "inplace", False)  # a Dropout does so in training alone
+    if changing or any(leaf._version for leaf in leaves(x)):
         raise ValueError(
             "the network changes its inputs in place, and so would your data; expected it to leave "
             "them alone: begin its forward by x = x.clone(), or write inplace=False."
