@@ -75,6 +75,7 @@ class DeepKalmanFilter(Model):
         (2, 4, 3)
     """
 
+    own_loss = "a bound of the likelihood"
     emission: Sequential
     output_log_variance: nn.Parameter
 
@@ -159,11 +160,6 @@ class DeepKalmanFilter(Model):
 
     def check_inputs(self, x: Tensor, what: str) -> None:
         """Refuse rows of another shape, and for a Bernoulli likelihood values outside [0, 1]."""
-        if self._compiled is not None and self._compiled.loss is not None:
-            raise ValueError(
-                "compile was given a loss, but a DeepKalmanFilter trains by its own, a bound of "
-                "the likelihood; expected none: compile('adam')."
-            )
         self._check_shape(tuple(x.shape[1:]), f"{what} of shape {tuple(x.shape)}")
         seen = self._split(x)[0]
         if self.likelihood == "bernoulli":

@@ -70,6 +70,7 @@ class Model(nn.Module):
     """
 
     network: nn.Module | None
+    own_loss = ""  #: what a family trains by, in words, where ``compile`` takes no loss
     reproduces_inputs = False  #: of a family whose targets are its inputs where none are given
 
     def __init__(self, network: nn.Module | None = None, *, name: str | None = None):
@@ -165,6 +166,11 @@ class Model(nn.Module):
         Raises:
             ValueError, TypeError: an unknown name, with the nearest one; a value out of range.
         """
+        if loss is not None and self.own_loss:
+            raise ValueError(
+                f"compile was given loss={loss!r:.60}, but {type(self).__name__} trains by its own, "
+                f"{self.own_loss}; expected none: compile('adam')."
+            )
         compiled = Compiled(
             optimizer, loss, metrics, weighted_metrics, loss_weights, device, precision, jit,
             steps_per_execution,            clip_norm, clip_value, accumulate, schedule, strict,

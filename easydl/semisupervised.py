@@ -93,6 +93,7 @@ class SemiSupervisedVAE(Model):
         ((8, 3), (5, 8))
     """
 
+    own_loss = "a bound of the likelihood"
     output_log_variance: Tensor
 
     @short_traceback
@@ -176,11 +177,6 @@ class SemiSupervisedVAE(Model):
 
     def check_inputs(self, x: Tensor, what: str) -> None:
         """Refuse rows of another shape, and for a Bernoulli likelihood values outside [0, 1]."""
-        if self._compiled is not None and self._compiled.loss is not None:
-            raise ValueError(
-                "compile was given a loss, but a SemiSupervisedVAE trains by its own; expected "
-                "none: compile('adam'), with likelihood= saying what the data are."
-            )
         self._check_shape(tuple(x.shape[1:]), f"{what} of shape {tuple(x.shape)}")
         if self.likelihood == "bernoulli":
             check_unit_interval(x, what)

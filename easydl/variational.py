@@ -79,6 +79,7 @@ class VAE(Model):
         (3, 8)
     """
 
+    own_loss = "the evidence lower bound"
     kl_steps: Tensor
     output_log_variance: Tensor
 
@@ -172,11 +173,6 @@ class VAE(Model):
 
     def check_inputs(self, x: Tensor, what: str) -> None:
         """Refuse rows of another shape, and for a Bernoulli likelihood values outside [0, 1]."""
-        if self._compiled is not None and self._compiled.loss is not None:
-            raise ValueError(
-                "compile was given a loss, but a VAE trains by its own, the evidence lower bound; "
-                "expected none: compile('adam'), with likelihood= saying what the data are."
-            )
         if self.built_shape is not None:
             self._check_shape(tuple(x.shape[1:]), what)
         if self.likelihood == "bernoulli":

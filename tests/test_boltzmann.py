@@ -702,10 +702,37 @@ def test_rows_that_binary_units_cannot_be_are_refused_before_the_first_step(x, m
 def test_a_loss_or_metrics_are_refused():
     for given in ({"loss": "mse"}, {"metrics": ["mae"]}):
         rbm = dl.RBM(3)
-        rbm.compile("sgd", **given)
         with pytest.raises(ValueError, match="loss"):
+            rbm.compile("sgd", **given)
             rbm.fit(X, verbose=0)
     dbn = dl.DBN([3])
     dbn.compile("sgd")
     with pytest.raises(ValueError, match="pretrain"):
         dbn.fit(X, verbose=0)
+
+
+def test_float64_goes_out_as_it_is_and_draws_nothing():
+    rbm = dl.RBM(3, 5).double()
+    rbm._has_learned = True
+    before = torch.get_rng_state()
+    plain = rbm.to_torch()
+    assert torch.equal(torch.get_rng_state(), before)
+    x = torch.rand(4, 5, dtype=torch.float64)
+    assert torch.equal(plain(x), rbm(x)) and plain(x).dtype == torch.float64
+
+
+def test_mixed_precision_leaves_the_free_energy_and_sparsity_their_digits():
+    dl.seed(0)
+    rbm = dl.RBM(400, 30, sparsity=0.1, k=1)
+    with torch.no_grad():
+        rbm.weight.normal_()
+        rbm.hidden_bias[0] = 30.0  # a unit that is always on
+    x = (torch.rand(50, 30) > 0.5).float()
+    logged = {}
+    for precision in ("float32", "bfloat16"):
+        rbm.compile(dl.optimizers.SGD(0.0), precision=precision)
+        dl.seed(1)
+        logged[precision] = rbm.fit(x, batch_size=50, verbose=0).history
+    energy = [logged[p]["free_energy"][0] for p in ("float32", "bfloat16")]
+    assert abs(energy[1] - energy[0]) < 1e-3 * abs(energy[0])
+    assert np.isfinite(logged["bfloat16"]["sparsity_loss"][0])

@@ -363,9 +363,8 @@ def test_what_does_not_fit_the_model_is_refused():
     for label in (3, -1, 0.5, [0, 1], "one"):
         with pytest.raises((ValueError, TypeError), match="label="):
             model.sample(3, label=label)
-    model.compile("adam", "mse")
     with pytest.raises(ValueError, match="expected none: compile"):
-        model.fit(X, Y, verbose=0)
+        model.compile("adam", "mse")
     model = model_of(decoder=[dl.Dense(5, "relu")])
     with pytest.raises(ValueError, match="decoder ends in a relu"):
         model.fit(X, Y, verbose=0)

@@ -45,7 +45,7 @@ class Autoencoder(Model):
             numbers set to 0, a layer such as ``GaussianNoise(0.3)``, or a function of a batch.
         contractive: λ ≥ 0; adds ``λ · mean ‖∂code/∂x‖²`` over the batch, by the exact Jacobian of
             the clean inputs (S. Rifai et al. 2011, Contractive auto-encoders), one backward pass
-            for each number of the code. Logged as ``contractive_loss``.
+            for each number of the code; Dropout in the encoder draws anew for it. Logged as ``contractive_loss``.
         name: shown by ``summary``.
 
     Raises:
@@ -181,7 +181,10 @@ class Autoencoder(Model):
         loss, outputs, *parts = super().compute_loss(seen, y, sample_weight)
         if not self.contractive:
             return loss, outputs, *parts
-        penalty = self.contractive * squared_jacobian(self.encoder, x).mean()
+        rows = squared_jacobian(self.encoder, x)
+        penalty = (
+            self.contractive * (rows if sample_weight is None else rows * sample_weight).mean()
+        )
         return loss + penalty, outputs, {"contractive_loss": penalty}
 
     # -- the two halves -----------------------------------------------------------------------

@@ -50,6 +50,8 @@ class DBN(Model):
         torch.Size([6, 2])
     """
 
+    own_loss = "that of its layers"
+
     def __init__(
         self,
         layers: Sequence[Any],

@@ -77,6 +77,8 @@ class RBM(Model):
         ((3, 6), (6, 4))
     """
 
+    own_loss = "contrastive divergence"
+
     def __init__(
         self,
         hidden: int,
@@ -183,8 +185,12 @@ class RBM(Model):
     def free_energy_of(self, x: Tensor, activity: Tensor | None = None) -> Tensor:
         """F(x) of a batch, ``(N,)``, with gradients; ``activity`` is xW + d where it is known."""
         if activity is None:
-            activity = F.linear(x, self.weight, self.hidden_bias)
+            activity = self._activity(x)
         return -self.visible_term(x, self.visible_bias) - F.softplus(activity).sum(1)
+
+    def _activity(self, x: Tensor) -> Tensor:
+        # Mixed precision would leave the sum over units three digits.
+        return F.linear(x, self.weight, self.hidden_bias).to(self.weight.dtype)
 
     def visible_mean(self, h: Tensor) -> Tensor:
         """E[x | h], ``(N, hidden)`` -> ``(N, visible)``."""
@@ -205,11 +211,6 @@ class RBM(Model):
 
     def check_inputs(self, x: Tensor, what: str) -> None:
         """Refuse rows of another width, and what is no probability where units are binary."""
-        if self._compiled is not None and self._compiled.loss is not None:
-            raise ValueError(
-                f"compile was given loss={self._compiled.loss!r:.60}, but an RBM has its own; "
-                "expected none: write rbm.compile('sgd')."
-            )
         if tuple(x.shape[1:]) != (self.visible,):
             raise ValueError(
                 f"{what} has rows of shape {tuple(x.shape[1:])}; expected ({self.visible},), the "
@@ -226,7 +227,7 @@ class RBM(Model):
 
     def compute_loss(self, x: Any, y: Any, sample_weight: Tensor | None = None) -> tuple:
         """F(x) − F(x′) in training, the reconstruction error in evaluation; see the class."""
-        activity = F.linear(x, self.weight, self.hidden_bias)
+        activity = self._activity(x)
         energy = self.free_energy_of(x, activity)
         hidden = torch.sigmoid(activity)
         with torch.no_grad():
@@ -251,7 +252,8 @@ class RBM(Model):
         parts = {name: part.mean() for name, part in parts.items()}
         if self.training:
             if self.sparsity is not None:
-                parts["sparsity_loss"] = self._sparsity_loss(hidden)
+                sparse = regularizers.KLSparsity(self.sparsity, self.sparsity_cost)
+                parts["sparsity_loss"] = sparse(hidden) / len(hidden)
                 loss = loss + parts["sparsity_loss"]
             loss = loss + self.penalty()
         return loss, hidden, parts
@@ -261,12 +263,6 @@ class RBM(Model):
         if self.kind == "gaussian":
             return (x - activity).square().sum(1) / 2
         return F.binary_cross_entropy_with_logits(activity, x, reduction="none").sum(1)
-
-    def _sparsity_loss(self, hidden: Tensor) -> Tensor:
-        target = hidden.new_tensor(self.sparsity)
-        mean = hidden.mean(0).clamp(1e-6, 1 - 1e-6)
-        kl = target * (target / mean).log() + (1 - target) * ((1 - target) / (1 - mean)).log()
-        return self.sparsity_cost * kl.sum()
 
     def to_torch(self) -> nn.Module:
         """x -> p(h = 1 | x) as torch's ``Linear`` and ``Sigmoid``, the same to the bit."""
@@ -410,9 +406,10 @@ class RBM(Model):
 
 
 def dense(weight: Tensor, bias: Tensor, activation: str | None = "sigmoid") -> Dense:
-    """A layer with copies of ``weight`` (out, in) and ``bias``."""
-    layer = Dense(weight.shape[0], activation=activation)
+    """A layer with copies of ``weight`` (out, in) and ``bias``, of their dtype and on their device."""
+    layer = Dense(weight.shape[0], activation=activation, kernel_initializer="zeros")
     layer.build((None, weight.shape[1]))
+    layer.to(weight)
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
