@@ -16,7 +16,7 @@ from easydl.callbacks.history import number
 from easydl.callbacks.learning_rate import learning_rate
 from easydl.callbacks.monitor import Monitor
 from easydl.callbacks.progress import say
-from easydl.errors import check_path, check_positive_int
+from easydl.errors import check_flag, check_path, check_positive_int
 from easydl.saving import FOREIGN
 from easydl.saving.whole import contents
 
@@ -32,8 +32,8 @@ class ModelCheckpoint(Callback):
         verbose: 1 says what is saved and why.
         save_best_only: Whether to save only what is better than all before, also in earlier
             ``fit`` s.
-        save_weights_only: Whether to call ``model.save_weights`` (Keras's default is the whole
-            model), or ``model.save``, for a path such as ``"best.easydl"``.
+        save_weights_only: Whether to call ``model.save_weights`` or ``model.save``; None: as the
+            path says, the whole model for ``"best.easydl"``, else the weights.
         mode: ``"min"``, ``"max"``, or ``"auto"``: by the name of the entry.
         save_freq: ``"epoch"``, or the number of batches between two savings.
         initial_value_threshold: What the first saved model has to beat, with ``save_best_only``.
@@ -68,7 +68,7 @@ class ModelCheckpoint(Callback):
         monitor: str = "val_loss",
         verbose: int = 0,
         save_best_only: bool = False,
-        save_weights_only: bool = True,
+        save_weights_only: bool | None = None,
         mode: str = "auto",
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
@@ -77,7 +77,13 @@ class ModelCheckpoint(Callback):
         self.monitor = monitor
         self.verbose = verbose
         self.save_best_only = save_best_only
-        self.save_weights_only = save_weights_only
+        by_name = Path(self.filepath).suffix.lower() != ".easydl"
+        self._told = save_weights_only is not None
+        self.save_weights_only = (
+            by_name
+            if save_weights_only is None
+            else check_flag("save_weights_only", save_weights_only)
+        )
         self.save_freq = save_freq
         self.best = initial_value_threshold
         # mode is checked in any case; the name has to tell the direction only where it is used.
@@ -113,7 +119,8 @@ class ModelCheckpoint(Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         path, whole = Path(self.filepath), not self.save_weights_only
-        who = f"ModelCheckpoint({self.filepath!r:.120}{', save_weights_only=False' * whole})"
+        told = f", save_weights_only={not whole}" * self._told
+        who = f"ModelCheckpoint({self.filepath!r:.120}{told})"
         if whole and not hasattr(self.model, "save"):
             raise ValueError(
                 f"{who} was given, but a {type(self.model).__name__} has no method save; expected "
@@ -122,11 +129,14 @@ class ModelCheckpoint(Callback):
             )
         suffix = ".easydl" if whole else ".safetensors"
         if path.suffix.lower() in (*FOREIGN, ".safetensors" if whole else ".easydl"):
+            other = f"save_weights_only={whole}"
+            if not self._told:
+                other = f"{path.with_suffix('.easydl').name!r:.120}"
             raise ValueError(
                 f"{who} was given, but easydl writes {suffix[1:]} files for "
                 f"{'whole models' if whole else 'weights'}; write "
-                f"{str(path.with_suffix(suffix))!r:.120}, or "
-                f"save_weights_only={whole} for {'the weights alone' if whole else 'the model'}."
+                f"{str(path.with_suffix(suffix))!r:.120}, or {other} for "
+                f"{'the weights alone' if whole else 'the model'}."
             )
         if whole and hasattr(self.model, "given_input_shape"):
             contents(self.model, include_optimizer=False)  # what cannot be saved is found here

@@ -20,12 +20,10 @@ RECURRENT = {
 }  # fmt: skip
 
 
-def refuse(part: str, advice: str) -> ValueError:
-    """The error for what the script cannot say."""
-    return ValueError(
-        f"source() cannot write {part[:200]} as plain PyTorch; {advice} model.to_torch() gives the "
-        "network as a torch module whatever it is made of."
-    )
+def refuse(part: str, advice: str, way: str = "") -> ValueError:
+    """The error for what the script cannot say; ``way``: how else to leave easydl."""
+    way = way or "model.to_torch() gives the network as a torch module."
+    return ValueError(f"source() cannot write {part[:200]} as plain PyTorch; {advice} {way}")
 
 
 def literal(value: Any) -> str:

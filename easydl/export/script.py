@@ -127,6 +127,8 @@ def check_can_be_written(model: Model) -> None:
         raise refuse(
             f"the forward of {type(model).__name__}, which is code of its own",
             "expected a Sequential, or Model(nn.Sequential(…)).",
+            "The class is a torch module already: derive it from nn.Module to use it without "
+            "easydl, or write model.export('m.pt2').",
         )
     if not has_standard_loss(model):
         raise refuse(f"compute_loss of {type(model).__name__}", "expected a loss in compile.")

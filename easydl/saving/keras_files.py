@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from easydl.saving.container import read_json, what_is
+from easydl.saving.container import MANIFEST, read_json, what_is
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\3\4"
@@ -98,6 +98,8 @@ class KerasFile:
         head = self._stream.read(8)
         self._stream.seek(0)
         if head.startswith(ZIP):
+            if self._stream.read(43)[30:] == MANIFEST.encode():
+                _refuse("it is a file of easydl's model.save: write dl.load_model('….easydl')")
             text, about, content = _unzipped(self._stream)
             self.config = _parsed(text, CONFIG)
             version = _parsed(about, METADATA).get("keras_version")

@@ -51,7 +51,10 @@ def sorted_leaves(
     shapes = {} if file is None else file.shapes
     leaves = list(_leaves(model, "", shapes, functional))
     if not plain:
-        _follow_orders(leaves, getattr(model, "built_shape", None))
+        try:
+            _follow_orders(leaves, getattr(model, "built_shape", None))
+        except OrderError as error:
+            raise OrderError(f"{file.what}: {error}" if file is not None else str(error)) from None
     for leaf in leaves:
         leaf.slots = slots_of(leaf)
     return leaves
@@ -132,6 +135,7 @@ def _follow_orders(leaves: list[Leaf], shape: Any) -> None:
     order = 1  # channels of the picture that the features are, flattened
     flat = True  # whether all of them stand in one axis
     space: list[Leaf] | None = [] if len(shape) < 2 else None  # whose features could be sorted
+    unknown = None  # a layer before, of which nothing is known
     for number, leaf in enumerate(leaves):
         layer, leaf.first = leaf.layer, bool(first)
         if order != 1 and not _keeps_order(layer):
@@ -144,7 +148,7 @@ def _follow_orders(leaves: list[Leaf], shape: Any) -> None:
             source = getattr(layer, "pointwise", layer)
             width = getattr(layer, "width", None)
             channels = getattr(source, "out_channels", None) or width or channels
-            first, space = not _pools_all(layer), None
+            first, space, unknown = not _pools_all(layer), None, None
         elif isinstance(layer, (nn.Flatten, layers.Reshape)) and _flattens(layer):
             if (first and channels is None) or (order != 1 and not flat):
                 raise OrderError(
@@ -168,6 +172,12 @@ def _follow_orders(leaves: list[Leaf], shape: Any) -> None:
                 _sort_back(leaf, leaves[:number], space)
             space = None
         elif isinstance(layer, (nn.Linear, nn.RNNBase, layers.Bidirectional)):
+            if first and unknown is not None:
+                raise OrderError(
+                    f"{label(layer)} reads what {label(unknown)} makes of pictures, and whether "
+                    "that flattens them, in which order, is not known here; expected Flatten() in "
+                    "its place, or dl.load_keras(path)."
+                )
             if first:
                 raise OrderError(
                     f"{label(layer)} reads the last axis, which is the width of pictures here and "
@@ -185,7 +195,7 @@ def _follow_orders(leaves: list[Leaf], shape: Any) -> None:
         elif isinstance(layer, layers.RepeatVector):
             flat, space = False, None
         elif not _keeps_order(layer):
-            channels = None
+            channels, unknown = None, layer
     if leaves:
         leaves[-1].columns = max(leaves[-1].columns, order)
 

@@ -224,7 +224,7 @@ def check_finite(model: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
         mask = not isinstance(own[key], nn.Parameter) and ".running_" not in f".{key}"
         if mask and not bool((numbers.isnan() | (numbers.isinf() & tensor.isfinite())).any()):
             continue
-        wrong = (~numbers.isfinite()).flatten().nonzero()[0].item()
+        wrong = int((~numbers.isfinite()).flatten().nonzero()[0])
         value = tensor.flatten()[wrong].item()
         reason = f" of {tensor.dtype}, too large for {own[key].dtype}" if value - value == 0 else ""
         raise ValueError(

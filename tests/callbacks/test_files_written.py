@@ -112,6 +112,25 @@ def test_checkpoint_saves_the_whole_model_when_asked(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        ("best.easydl", "whole best.easydl"),
+        ("{epoch}.EASYDL", "whole 1.EASYDL"),
+        ("best.safetensors", "best.safetensors"),
+        ("best", "best"),
+    ],
+)
+def test_checkpoint_saves_what_the_name_says(name, saved, tmp_path):
+    assert run(ModelCheckpoint(tmp_path / name), LOSSES[:1]) == [saved]
+
+
+@pytest.mark.parametrize("flag", [3, "yes"])
+def test_checkpoint_takes_true_false_or_none(flag, tmp_path):
+    with pytest.raises((TypeError, ValueError), match="save_weights_only"):
+        ModelCheckpoint(tmp_path / "best", save_weights_only=flag)
+
+
+@pytest.mark.parametrize(
     ("name", "today"),
     [
         ("weights.h5", "weights.safetensors"),
@@ -127,6 +146,7 @@ def test_checkpoint_refuses_files_of_others_before_training(name, today, tmp_pat
         run(ModelCheckpoint(name), [])
     assert "was given, but easydl writes safetensors files for weights" in str(error.value)
     assert f"write '{today}" in str(error.value)
+    assert ".easydl' for the model" in str(error.value) or not today
     assert len(str(error.value)) <= 600
     assert list(tmp_path.iterdir()) == []
 

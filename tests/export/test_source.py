@@ -518,9 +518,13 @@ class Mine(dl.callbacks.Callback):
     pass
 
 
-class OwnModel(dl.Model):
+class OwnSquare(dl.Model):
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(6, 1)
+
     def forward(self, x):
-        return x
+        return self.line(x) ** 2
 
 
 class OwnLoss(dl.Sequential):
@@ -645,6 +649,17 @@ def test_what_cannot_be_written_is_named(part):
         model.source(SEED)
     assert "to_torch" in str(caught.value)
     assert len(str(caught.value)) <= 600
+
+
+def test_an_own_forward_is_named_with_a_way_that_is_open(tmp_path):
+    dl.seed(SEED)
+    model = OwnSquare()
+    model.compile("sgd", "mse")
+    model.fit(X, NUMBERS, verbose=0)
+    with pytest.raises(ValueError, match=r"forward of OwnSquare.*export\('m\.pt2'\)") as caught:
+        model.source(SEED)
+    assert "to_torch" not in str(caught.value)  # which refuses it, too
+    model.export(tmp_path / "m.pt2", x=X[:5])
 
 
 def test_a_stream_is_named():

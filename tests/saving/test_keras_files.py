@@ -374,6 +374,28 @@ def test_features_in_no_order_of_keras_are_refused(place, says, saved):
     with pytest.raises(ValueError, match=says) as error:
         model.load_weights(f"{path}.keras")
     assert "xpected" in str(error.value) or "Put" in str(error.value)
+    assert f"{path}.keras" in str(error.value) and len(str(error.value)) <= 600
+
+
+def test_code_that_flattens_pictures_is_named(saved):
+    _, path, *_ = saved("LeNet-5")
+    flat = dl.Lambda(lambda x: x.flatten(1), name="flat")
+    chain = [flat if isinstance(layer, dl.Flatten) else layer for layer in BY_HAND["LeNet-5"]()]
+    assert flat in chain
+    model = dl.Sequential(chain)
+    model.build((1, 8, 8))
+    with pytest.raises(ValueError, match=r"flat \(Lambda\) .*expected Flatten\(\)") as error:
+        model.load_weights(f"{path}.keras")
+    assert "Permute" not in str(error.value) and f"{path}.keras" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["m.easydl", "m.keras"])
+def test_a_file_of_easydl_is_named(name, tmp_path):
+    dl.Sequential([dl.Dense(1, input_dim=2)]).save(tmp_path / "m.easydl")
+    path = (tmp_path / "m.easydl").rename(tmp_path / name)
+    with pytest.raises(ValueError, match=r"easydl's model\.save: write dl\.load_model") as error:
+        dl.load_keras(path)
+    assert str(path) in str(error.value)
 
 
 def test_without_h5py_the_message_says_so(saved, monkeypatch):
