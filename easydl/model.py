@@ -168,8 +168,8 @@ class Model(nn.Module):
         """
         if loss is not None and self.own_loss:
             raise ValueError(
-                f"compile was given loss={loss!r:.60}, but {type(self).__name__} trains by its own, "
-                f"{self.own_loss}; expected none: compile('adam')."
+                f"compile was given loss={loss!r:.60}, but {type(self).__name__} trains by its "
+                f"own, {self.own_loss}; expected none: compile('adam')."
             )
         compiled = Compiled(
             optimizer, loss, metrics, weighted_metrics, loss_weights, device, precision, jit,

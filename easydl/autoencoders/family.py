@@ -45,7 +45,8 @@ class Autoencoder(Model):
             numbers set to 0, a layer such as ``GaussianNoise(0.3)``, or a function of a batch.
         contractive: λ ≥ 0; adds ``λ · mean ‖∂code/∂x‖²`` over the batch, by the exact Jacobian of
             the clean inputs (S. Rifai et al. 2011, Contractive auto-encoders), one backward pass
-            for each number of the code; Dropout in the encoder draws anew for it. Logged as ``contractive_loss``.
+            for each number of the code; Dropout in the encoder draws anew for it. Logged as
+            ``contractive_loss``.
         name: shown by ``summary``.
 
     Raises:

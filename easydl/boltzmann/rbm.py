@@ -406,7 +406,7 @@ class RBM(Model):
 
 
 def dense(weight: Tensor, bias: Tensor, activation: str | None = "sigmoid") -> Dense:
-    """A layer with copies of ``weight`` (out, in) and ``bias``, of their dtype and on their device."""
+    """A layer with copies of ``weight`` (out, in) and ``bias``, of their dtype, on their device."""
     layer = Dense(weight.shape[0], activation=activation, kernel_initializer="zeros")
     layer.build((None, weight.shape[1]))
     layer.to(weight)
