@@ -10,6 +10,7 @@ losses of the same epoch beside the times show that the work was the same.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.metadata
 import importlib.util
 import json
@@ -66,6 +67,12 @@ class Worker:
             raise RuntimeError(f"{self.system}: {lines[-1][:200]}")
         return json.loads(line)
 
+    def begin(self, work: str) -> None:
+        """Go over to another work; its first epoch is to be asked for by ``answer``."""
+        self.ratios, self.seconds = [], []
+        self.process.stdin.write(work + "\n")
+        self.process.stdin.flush()
+
     def turn(self) -> float:
         """Train some epochs; seconds an epoch."""
         self.process.stdin.write("\n")
@@ -81,12 +88,23 @@ class Worker:
         self.log.close()
 
 
-def compare(work: str, systems: list[str], rounds: int, part: int) -> dict[str, Worker]:
-    """Train ``work`` by every system, alternating; what fails says so and is left out."""
+def compare(
+    work: str, systems: list[str], rounds: int, part: int, kept: dict[str, Worker] | None
+) -> dict[str, Worker]:
+    """Train ``work`` by every system, alternating; what fails says so and is left out.
+
+    Args:
+        kept: processes that have trained another work, and go on: a quick look, where all begin
+            at once and disturb each other's first epoch. None for a new process each.
+    """
     names = ["limit", *(s for s in systems if s != "limit")]
     workers: dict[str, Worker] = {}
-    if part > 1:  # a quick look: all start at once, and disturb each other's first epoch
-        workers = {system: Worker(system, work, part) for system in names}
+    if kept is not None:
+        for system in names:
+            if system in kept:
+                kept[system].begin(work)
+            workers[system] = kept.get(system) or Worker(system, work, part)
+        kept.clear()
     for system in tqdm(names, desc=f"{work}: first epochs"):
         worker = workers.get(system) or Worker(system, work, part)
         try:
@@ -102,9 +120,12 @@ def compare(work: str, systems: list[str], rounds: int, part: int) -> dict[str, 
                 continue
             seconds = limit if worker is workers["limit"] else worker.turn()
             worker.ratios.append(seconds / limit)
-    for worker in workers.values():
-        worker.close()
-    return workers
+    if kept is None:
+        for worker in workers.values():
+            worker.close()
+        return workers
+    kept |= workers
+    return {system: copy.copy(worker) for system, worker in workers.items()}
 
 
 def report(results: dict[str, dict[str, Worker]], rows: dict[str, int]) -> None:
@@ -172,5 +193,8 @@ if __name__ == "__main__":
     print(machine())
     if missing := [system for system in systems if system not in there]:
         print("not installed, left out:", ", ".join(missing))
-    results = {work: compare(work, there, rounds, part) for work in options.only}
+    kept: dict[str, Worker] | None = {} if options.quick else None
+    results = {work: compare(work, there, rounds, part, kept) for work in options.only}
+    for worker in (kept or {}).values():
+        worker.close()
     report(results, {name: work.smaller(part).rows for name, work in WORKS.items()})

@@ -1,11 +1,14 @@
-"""One system at one work, in a process of its own: some epochs for every line on standard input.
+"""One system in a process of its own: for every empty line on standard input some epochs.
 
-python benchmarks/worker.py SYSTEM WORK ROWS_DIVIDED_BY
+A line with a work's name goes over to that work, and trains its first epoch.
+
+    python benchmarks/worker.py SYSTEM WORK ROWS_DIVIDED_BY
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -24,8 +27,7 @@ def main(system: str, work_name: str, part: str) -> None:
     from works import WORKS
 
     torch.set_num_threads(int(os.environ.get("THREADS", "2")))
-    work = WORKS[work_name].smaller(int(part))
-    train = importlib.import_module(f"systems.{module}").start(work)
+    start = importlib.import_module(f"systems.{module}").start
 
     def answer(epochs: int) -> None:
         begin = time.perf_counter()
@@ -33,9 +35,13 @@ def main(system: str, work_name: str, part: str) -> None:
         seconds = (time.perf_counter() - begin) / epochs
         answers.write(json.dumps({"seconds": seconds, "loss": loss}) + "\n")
 
-    answer(1)
-    for _ in sys.stdin:
-        answer(work.epochs)
+    for line in itertools.chain([work_name], sys.stdin):
+        if line.strip():
+            work = WORKS[line.strip()].smaller(int(part))
+            train = start(work)
+            answer(1)
+        else:
+            answer(work.epochs)
 
 
 if __name__ == "__main__":
