@@ -86,6 +86,7 @@ class Model(nn.Module):
         self._compiled: Any = None
         self._has_learned = network is not None
         self._has_warned = False  # that it has not
+        self.register_load_state_dict_post_hook(_note_given_weights)
         if network is not None:
             if not isinstance(network, nn.Module):
                 raise TypeError(
@@ -423,6 +424,9 @@ class Model(nn.Module):
             "validation_weight": getattr(validation, "weights", None) is not None,
             "sample_weight": weighted,
             "arrays": isinstance(source, Arrays),
+            "first_weights": saving.has_first_weights(self),
+            "frozen": [name for name, p in self.named_parameters() if not p.requires_grad],
+            "learning_rate": self.learning_rate,
             "callbacks": [settings_of(callback) for callback in callbacks],
         }  # fmt: skip
         hooks = self._connect([history, *callbacks], verbose, epochs, source.steps)
@@ -436,7 +440,8 @@ class Model(nn.Module):
             prepare.say_what_will_be_done(self, source, validation, epochs - begin)
         self.stop_training = False
         self._has_learned = True
-        state.speaks = verbose != 0
+        saving.mark_as_given(self)
+        state.speaks, state.has_trained = verbose != 0, True
         with reading(source, validation, epochs=epochs, aloud=verbose != 0):
             run_epochs(
                 self, source, validation, hooks, epochs, initial_epoch, set(validated), backup
@@ -622,6 +627,7 @@ class Model(nn.Module):
             prepare.check_learns(self)
             prepare.needs_two_rows(self, 2, source)
             self._has_learned = True
+            saving.mark_as_given(self)
         source.batching(2**31, device=state.device)
         try:
             logs = prepare.one_batch(self, source, learn)
@@ -787,7 +793,14 @@ class Model(nn.Module):
         It builds, trains and evaluates. On the same machine it gives the weights, to the bit, that
         ``easydl.seed(seed)``, this model made anew (its layers in one list) and one ``fit`` give.
         Write it to a file, put your data into its ``load_data``, and go on from there. Callbacks
-        that look on are left out, those that stop or change the rate are written out.
+        that look on are left out, those that stop or change the rate are written out. Functions
+        and other callbacks of yours must draw no random numbers of torch's: the script does not.
+
+        It starts from random weights, so a ``fit`` from others (``load_weights``, ``set_weights``,
+        ``train_on_batch``, layers of another model) is refused, and so is one after which
+        ``trainable``, the learning rate or ``compile`` was changed; ``epochs`` given, the script is
+        a training from random weights of the model as it is now. What a torch module was given
+        before the model had it is not known here.
 
         Args:
             seed: what ``easydl.seed`` was given before the model was made.
@@ -951,6 +964,10 @@ def _to_array(parts: list[Tensor]) -> np.ndarray:
     if whole.is_floating_point():
         whole = whole.float()
     return whole.cpu().numpy()
+
+
+def _note_given_weights(module: nn.Module, keys: Any) -> None:
+    saving.mark_as_given(module)
 
 
 def _drop_prefix(module: nn.Module, state: Any, prefix: str, metadata: Any) -> None:

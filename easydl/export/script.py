@@ -35,7 +35,7 @@ from easydl.export.objective import (
     weighted_lines,
 )
 from easydl.export.plain import has_own_forward
-from easydl.export.watching import HELPER, WATCHING, WRITTEN
+from easydl.export.watching import CHANGING, HELPER, WATCHING, WRITTEN
 from easydl.training.prepare import (
     first_leaf,
     has_standard_loss,
@@ -165,6 +165,8 @@ def fit_arguments(model: Model, given: dict[str, Any]) -> dict[str, Any]:
             f"the model was fit {known['fits']} times; the script trains once, from the first "
             "weights. Write source(epochs=…) for one fit of so many epochs."
         )
+    if "epochs" not in given:
+        check_unchanged(model, known)
     for name, usual in (
         ("steps_per_epoch", None),
         ("initial_epoch", 0),
@@ -190,6 +192,38 @@ def fit_arguments(model: Model, given: dict[str, Any]) -> dict[str, Any]:
     if fit["validation_split"]:
         fit["validation_data"] = False
     return fit
+
+
+def check_unchanged(model: Model, known: dict[str, Any]) -> None:
+    """Refuse to describe a ``fit`` that began otherwise than the script, or whose model changed."""
+    as_now = "or source(epochs=…) for a training of the model as it is now."
+    if not known.get("first_weights", True):
+        raise refuse(
+            "a fit from weights that were put in, or trained, before it (load_weights, "
+            "set_weights, load_state_dict, train_on_batch, layers of another model)",
+            "expected the first fit of a model of random weights, " + as_now,
+        )
+    optimizer = model.optimizer
+    if known and not model._compiled.has_trained:
+        raise refuse("a fit before the last compile", f"expected compile, then fit, {as_now}")
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    changed = sorted(set(known.get("frozen", frozen)) ^ set(frozen))
+    if changed:
+        state = "frozen" if changed[0] in frozen else "free"
+        raise refuse(
+            f"a fit after which trainable was changed ({changed[0]!r:.80} is {state} now)",
+            f"expected trainable as it was, {as_now}",
+        )
+    scheduled = model._compiled.step_scheduler or model._compiled.epoch_scheduler
+    used = [name for name, _ in known.get("callbacks", [])]
+    if scheduled is None and optimizer is not None and not set(used) & set(CHANGING):
+        rate = optimizer.param_groups[0]["lr"]
+        if rate != known.get("learning_rate", rate):
+            raise refuse(
+                f"a fit whose learning rate was changed from {known['learning_rate']:g} to "
+                f"{rate:g}",
+                f"expected the rate as it was, {as_now}",
+            )
 
 
 # -- the script, from top to bottom ----------------------------------------------------------------

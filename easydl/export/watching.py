@@ -127,3 +127,4 @@ WRITTEN: dict[str, Callable[[dict[str, Any], list[float]], Lines]] = {
     "EarlyStopping": early_stopping,
 }
 WATCHING = ("ReduceLROnPlateau", "EarlyStopping")  # those that compare
+CHANGING = ("ReduceLROnPlateau", "LearningRateScheduler")  # those that set the rate, and log it

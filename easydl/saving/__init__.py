@@ -5,8 +5,10 @@ from easydl.saving.keras_model import load_keras
 from easydl.saving.weights import (
     FOREIGN,
     check_same_architecture,
+    has_first_weights,
     has_open_shapes,
     load_weights,
+    mark_as_given,
     require_built,
     save_weights,
     set_weights,
@@ -16,10 +18,12 @@ from easydl.saving.whole import load_model, save_model
 __all__ = [
     "FOREIGN",
     "check_same_architecture",
+    "has_first_weights",
     "has_open_shapes",
     "load_keras",
     "load_model",
     "load_weights",
+    "mark_as_given",
     "require_built",
     "save_model",
     "save_weights",

@@ -242,9 +242,10 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
         elif not torch_own or (name[0] != "_" and parameter.default is not None):
             raise ValueError(
                 f"{where[:150]} does not keep its argument {name!r}, so the file could not tell "
-                f"how to make it again; expected an attribute self.{name}, or a method "
-                "get_config(self) that returns the constructor's arguments. save_weights writes "
-                "the weights alone."
+                "how to make it again. Write model.save_weights('w.safetensors'); to get it back "
+                "make the network again and write load_weights('w.safetensors'). In a class of "
+                f"your own expected self.{name}, or a method get_config(self) that returns the "
+                "constructor's arguments."
             )
     if kind.__name__ == "Loss" and kind.__module__ == "easydl.losses":
         found |= value.options

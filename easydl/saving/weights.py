@@ -272,6 +272,17 @@ def set_weights(model: nn.Module, weights: Sequence[Any]) -> None:
     model.load_state_dict(tensors)
 
 
+def mark_as_given(model: nn.Module) -> None:
+    """Note in every module that its weights are no longer its first ones, whoever uses it next."""
+    for part in model.modules():
+        part.__dict__["_was_given_weights"] = True
+
+
+def has_first_weights(model: nn.Module) -> bool:
+    """Whether nothing was put into its modules, and none was trained, since they were made."""
+    return not any("_was_given_weights" in part.__dict__ for part in model.modules())
+
+
 def has_open_shapes(module: nn.Module) -> bool:
     """Whether a weight still waits for the input shape."""
     return any(

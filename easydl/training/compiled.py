@@ -89,6 +89,7 @@ class Compiled:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         self.loss_is_free_to_read = self.device.type == "cpu"
         self.speaks = False  # whether fit prints
+        self.has_trained = False  # whether a fit began with these settings
         self.forget_parameters()
 
     def forget_parameters(self) -> None:

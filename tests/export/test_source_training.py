@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import numpy as np
@@ -136,3 +137,91 @@ def test_rates_that_were_not_trained_are_not_guessed():
     model, _ = trained(REGRESSION, X, NUMBERS, callbacks=halve)
     with pytest.raises(ValueError, match=r"LearningRateScheduler.* 3 epochs"):
         model.source(SEED, epochs=4)
+
+
+# -- what is not the training that the script would be ---------------------------------------------
+
+
+def put(model, how, tmp_path):
+    """Weights of a twin into the model, which is returned."""
+    twin = trained(REGRESSION, X, NUMBERS)[0]
+    if how == "set_weights":
+        model.set_weights(twin.get_weights())
+    elif how == "load_state_dict":
+        model.load_state_dict(twin.state_dict())
+    elif how == "load_weights":
+        twin.save_weights(tmp_path / "w.safetensors")
+        model.load_weights(tmp_path / "w.safetensors")
+    elif how == "load_model":
+        twin.history = None
+        twin.save(tmp_path / "m.easydl")
+        model = dl.load_model(tmp_path / "m.easydl")
+    elif how == "train_on_batch":
+        model.train_on_batch(X, NUMBERS)
+    elif how == "layers of another model":
+        model = dl.Sequential([twin.layers[0], dl.Dense(1)])
+        model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["set_weights", "load_state_dict", "load_weights", "load_model", "train_on_batch",
+     "layers of another model"],
+)  # fmt: skip
+def test_a_fit_from_weights_that_were_put_in_is_refused(how, tmp_path):
+    model = REGRESSION()
+    model.build((6,))
+    model = put(model, how, tmp_path)
+    model.fit(X, NUMBERS, epochs=2, verbose=0)
+    with pytest.raises(ValueError, match=r"put in, or trained.*source\(epochs=") as error:
+        model.source(SEED)
+    assert len(str(error.value)) <= 600
+    assert "EPOCHS = 2" in model.source(SEED, epochs=2)
+
+
+def freeze(model):
+    model.layers[0].trainable = False
+
+
+def slow_down(model):
+    model.learning_rate = 0.001
+
+
+def compile_again(model):
+    model.compile("adam", "mse")
+    model.evaluate(X, NUMBERS, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (freeze, r"trainable was changed .*'0\.(weight|bias)' is frozen now"),
+        (slow_down, r"learning rate was changed from 0\.01 to 0\.001"),
+        (compile_again, "before the last compile"),
+    ],
+)
+def test_what_was_changed_after_fit_is_refused(change, says):
+    model, _ = trained(REGRESSION, X, NUMBERS)
+    assert copy.deepcopy(model).source(SEED) == model.source(SEED)
+    change(model)
+    with pytest.raises(ValueError, match=rf"source\(\) cannot write a fit.* {says}") as error:
+        model.source(SEED)
+    assert len(str(error.value)) <= 600
+    assert "EPOCHS = 3" in model.source(SEED, epochs=3)
+
+
+def test_a_function_that_changes_the_rate_in_fit_is_refused():
+    model = REGRESSION()
+
+    def halve(epoch, logs):
+        model.learning_rate /= 2
+
+    model.fit(X, NUMBERS, epochs=2, verbose=0, callbacks=[halve])
+    with pytest.raises(ValueError, match=r"rate was changed from 0\.01 to 0\.0025"):
+        model.source()
+
+
+def test_early_stopping_puts_back_weights_of_the_same_fit():
+    model, _ = trained(REGRESSION, X, NUMBERS, epochs=5, callbacks=[early(monitor="loss")])
+    assert "EPOCHS = 5" in model.source(SEED)

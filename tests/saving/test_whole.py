@@ -294,6 +294,20 @@ def test_save_refuses_the_suffix_of_another_format(suffix, tmp_path):
         compiled().save(tmp_path / f"m{suffix}")
 
 
+def test_a_network_of_others_is_saved_by_the_way_that_the_message_names(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    model = dl.Model(torchvision.models.resnet18(num_classes=2))
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(ValueError, match=r"save_weights\(.*make the network again") as error:
+        model.save(tmp_path / "m.easydl")
+    assert len(str(error.value)) <= 600
+    model.save_weights(path)
+    again = dl.Model(torchvision.models.resnet18(num_classes=2))
+    again.load_weights(path)
+    x = torch.ones(1, 3, 32, 32)
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
 def test_a_file_of_nan_is_refused_unless_it_says_not_strict(tmp_path):
     model = compiled()
     model.layers[0].weight.data[0, 1] = np.nan
