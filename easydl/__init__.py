@@ -18,6 +18,7 @@ from easydl import (
     metrics,
     models,
     optimizers,
+    plotting,
     regularizers,
     utils,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "plotting",
     "regularizers",
     "seed",
     "utils",

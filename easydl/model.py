@@ -172,6 +172,11 @@ class Model(nn.Module):
                 f"compile was given loss={loss!r:.60}, but {type(self).__name__} trains by its "
                 f"own, {self.own_loss}; expected none: compile('adam')."
             )
+        if self.own_loss and (metrics or weighted_metrics):
+            raise ValueError(
+                f"compile was given metrics, but {type(self).__name__} has no outputs to compare "
+                "with targets; expected none: the parts of its loss are in the history."
+            )
         compiled = Compiled(
             optimizer, loss, metrics, weighted_metrics, loss_weights, device, precision, jit,
             steps_per_execution,            clip_norm, clip_value, accumulate, schedule, strict,

@@ -21,6 +21,7 @@ from easydl.sequential import Sequential
 from easydl.variational import (
     LIKELIHOODS,
     check_decoder,
+    check_reach,
     check_unit_interval,
     decoded,
     draw,
@@ -118,6 +119,7 @@ class SemiSupervisedVAE(Model):
         self.alpha = check_between("alpha", alpha, 0, math.inf, ends="[)")
         self.built_shape: tuple[int | None, ...] | None = None
         self._ends_in_sigmoid: bool | None = None  # known at the first use
+        self.reach = (-math.inf, math.inf)  # of the decoder's last activation
         self.encoder = encoder if isinstance(encoder, Sequential) else Sequential(encoder)
         self.mean = Dense(self.latent, name="mean")
         self.log_variance = Dense(self.latent, name="log_variance")
@@ -180,6 +182,8 @@ class SemiSupervisedVAE(Model):
         self._check_shape(tuple(x.shape[1:]), f"{what} of shape {tuple(x.shape)}")
         if self.likelihood == "bernoulli":
             check_unit_interval(x, what)
+        else:
+            check_reach(self, x, what)
 
     def check_targets(self, y: Any, what: str) -> None:
         """Refuse what are no classes 0 … K − 1 or −1, and labels that are all missing at first."""

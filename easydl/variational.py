@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easydl.errors import check_between, check_positive_int, did_you_mean, short_traceback
-from easydl.layers import Dense
+from easydl.layers import Dense, Reshape
 from easydl.layers.base import build
 from easydl.model import Model, sample_shape
 from easydl.saving import require_built
 from easydl.sequential import Sequential
-from easydl.training.heads import REACH, ending_of
+from easydl.training.heads import ANY, REACH, ending_of
 from easydl.training.prepare import rows_that_fit, without_trace
 
 __all__ = ["VAE"]
@@ -113,6 +113,7 @@ class VAE(Model):
         self.variance = variance
         self.built_shape: tuple[int | None, ...] | None = None
         self._ends_in_sigmoid: bool | None = None  # known at the first use
+        self.reach = ANY  # of the decoder's last activation
         self.encoder = encoder if isinstance(encoder, Sequential) else Sequential(encoder)
         self.mean = Dense(self.latent, name="mean")
         self.log_variance = Dense(self.latent, name="log_variance")
@@ -128,6 +129,11 @@ class VAE(Model):
             self.register_buffer("output_log_variance", torch.tensor(math.log(self.variance)))
         if self.encoder.given_input_shape is not None:
             self.build_layers(self.encoder.given_input_shape)
+
+    @property
+    def layers(self) -> list[Any]:
+        """The encoder's layers, those of mean and log-variance, the decoder's."""
+        return [*self.encoder.layers, self.mean, self.log_variance, *self.decoder.layers]
 
     # -- shapes ------------------------------------------------------------------------------
 
@@ -177,6 +183,8 @@ class VAE(Model):
             self._check_shape(tuple(x.shape[1:]), what)
         if self.likelihood == "bernoulli":
             check_unit_interval(x, what)
+        else:
+            check_reach(self, x, what)
 
     # -- the two networks --------------------------------------------------------------------
 
@@ -410,6 +418,38 @@ def check_unit_interval(x: Tensor, what: str) -> None:
         )
 
 
+def last_activation(decoder: Sequential) -> nn.Module | None:
+    """The activation that the outputs have passed last, if any."""
+    shaping = (nn.Flatten, nn.Unflatten, Reshape)
+    layers = [layer for layer in decoder if not isinstance(layer, shaping)]
+    last: Any = layers[-1] if layers else None
+    if isinstance(last, Sequential):
+        return last_activation(last)
+    own = type(last).__module__ in ("torch.nn.modules.activation", "easydl.layers.activation")
+    return last if own else getattr(last, "activation", None)
+
+
+def reach_of(activation: nn.Module | None) -> tuple[float, float]:
+    """The least and the largest number that an activation gives, as far as it has bounds."""
+    if activation is None or list(activation.parameters()):
+        return ANY
+    with torch.no_grad():
+        low, high = torch.aminmax(activation(torch.linspace(-1e4, 1e4, 20001)[:, None]))
+    return (float(low) if low > -100 else -math.inf, float(high) if high < 100 else math.inf)
+
+
+def check_reach(model: Any, x: Tensor, what: str) -> None:
+    """Refuse numbers that a Gaussian likelihood's decoder cannot have as means."""
+    if model.reach != ANY and x.numel():
+        low, high = (float(value) for value in torch.aminmax(x))
+        if low < model.reach[0] or high > model.reach[1]:
+            raise ValueError(
+                f"{what} holds values from {low:g} to {high:g}, but the decoder's last activation "
+                f"gives {model.reach[0]:g} to {model.reach[1]:g} only; expected numbers that it "
+                "can reach: scale them, or leave the last layer without an activation."
+            )
+
+
 def check_decoder(model: Any, shape: tuple[int | None, ...]) -> None:
     """Refuse a built decoder that gives another shape, or ends as its likelihood does not allow."""
     given = (model.decoder.output_shape or ())[1:]
@@ -423,8 +463,18 @@ def check_decoder(model: Any, shape: tuple[int | None, ...]) -> None:
             f"expected the same: {advice}."
         )
     strict = model._compiled is None or model._compiled.strict
-    if model.likelihood != "bernoulli" or not strict:
+    if not strict:
         return
+    activation = last_activation(model.decoder)
+    model.reach = reach_of(activation)
+    if model.likelihood != "bernoulli":
+        return
+    if model.reach != ANY and not isinstance(activation, nn.Sigmoid):
+        raise ValueError(
+            f"the decoder ends in {type(activation).__name__}, which gives {model.reach[0]:g} to "
+            f"{model.reach[1]:g}, but a Bernoulli likelihood is trained on logits, any numbers; "
+            "expected a sigmoid as the very last, or none: the library applies it."
+        )
     with without_trace(model):
         codes = torch.randn(2, *model.decoder.built_shape, device=model.device)
         ending = ending_of(decoded(model, codes.to(model.mean.weight.dtype)))

@@ -27,7 +27,7 @@ PUBLIC = {
         Softsign SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedAutoencoder Swish
         Tanh TimeDistributed UpSampling2D VAE ZeroPadding2D activations callbacks constraints
         data initializers layers load_keras load_model losses metrics models optimizers
-        regularizers seed utils
+        plotting regularizers seed utils
     """,
     "easydl.activations": """
         get trace_module traced
@@ -81,6 +81,10 @@ PUBLIC = {
     "easydl.optimizers": """
         Adadelta Adagrad Adam AdamW Adamax FromTorch Nadam Optimizer RMSprop Ready SGD
         fastest get
+    """,
+    "easydl.plotting": """
+        codes confusion_matrix curves decision_boundary filters manifold most_wrong pictures
+        reconstructions report series
     """,
     "easydl.regularizers": """
         KLSparsity L1 L1L2 L2 get l1 l1_l2 l2

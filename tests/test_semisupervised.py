@@ -366,5 +366,12 @@ def test_what_does_not_fit_the_model_is_refused():
     with pytest.raises(ValueError, match="expected none: compile"):
         model.compile("adam", "mse")
     model = model_of(decoder=[dl.Dense(5, "relu")])
-    with pytest.raises(ValueError, match="decoder ends in a relu"):
+    with pytest.raises(ValueError, match="decoder ends in ReLU"):
         model.fit(X, Y, verbose=0)
+
+
+def test_a_split_that_leaves_training_no_label_is_refused():
+    labels = torch.full((len(X),), -1)
+    labels[-2:] = 1
+    with pytest.raises(ValueError, match="y of the training part holds no label"):
+        model_of().fit(X, labels, validation_split=0.5, verbose=0)

@@ -522,7 +522,7 @@ def decoder_of(*layers):
             lambda: decoder_of(dl.Dense(12, "sigmoid"), dl.Reshape((12,))).build(12),
             "the decoder ends in a sigmoid before or in its last layer (Reshape), but a Bernoulli",
         ),
-        (lambda: decoder_of(dl.Dense(12, "relu")).build(12), "the decoder ends in a relu"),
+        (lambda: decoder_of(dl.Dense(12, "relu")).build(12), "the decoder ends in ReLU"),
         (lambda: decoder_of(dl.Dense(12)).decode(np.zeros((1, 2))), "decode was called before"),
         (
             lambda: fitted().fit(X * 255, verbose=0),
@@ -564,3 +564,27 @@ def test_without_strict_the_range_is_the_users():
     vae = small()
     vae.compile("adam", strict=False)
     vae.fit(X * 1.2, verbose=0)
+
+
+@pytest.mark.parametrize("name", ["hard_sigmoid", "relu6", "hard_tanh", "softsign", "log_sigmoid"])
+def test_a_decoder_that_cannot_give_every_logit_is_refused(name):
+    with pytest.raises(ValueError, match="trained on logits"):
+        decoder_of(dl.Dense(12, name)).build(12)
+
+
+def test_means_that_a_gaussian_decoder_cannot_give_are_refused():
+    vae = dl.VAE([], [dl.Dense(12, "sigmoid"), dl.Reshape((12,))], 2, "gaussian")
+    vae.compile("adam")
+    vae.fit(X, verbose=0)
+    with pytest.raises(ValueError, match=r"holds values from 0\..*gives 0 to 1 only"):
+        vae.fit(X * 16, verbose=0)
+    vae = dl.VAE([], [dl.Dense(12, "relu")], 2, "gaussian")
+    vae.compile("adam")
+    vae.fit(X * 16, verbose=0)
+    with pytest.raises(ValueError, match="gives 0 to inf only"):
+        vae.fit(X - 0.5, verbose=0)
+
+
+def test_metrics_are_refused_with_what_to_look_at():
+    with pytest.raises(ValueError, match="parts of its loss are in the history"):
+        small().compile("adam", metrics=["mse"])

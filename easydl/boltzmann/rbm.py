@@ -45,9 +45,10 @@ class RBM(Model):
     and validation give the reconstruction error as the loss, without drawing; ``log_likelihood``
     is the honest measure.
 
-    Momentum and weight decay come with the optimizer,
-    ``rbm.compile(dl.optimizers.SGD(0.05, momentum=0.5, weight_decay=1e-4))``; those of the
-    weights alone with ``kernel_regularizer``. ``predict`` gives the hidden probabilities.
+    Momentum comes with the optimizer, ``rbm.compile(dl.optimizers.SGD(0.05, momentum=0.5))``;
+    weight decay of the weights alone with ``kernel_regularizer``, of all parameters with torch's:
+    ``lambda p: torch.optim.SGD(p, 0.05, momentum=0.5, weight_decay=1e-4)``. ``predict`` gives the
+    hidden probabilities.
 
     Args:
         hidden: number of hidden units.

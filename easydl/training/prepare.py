@@ -39,7 +39,7 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
     state.notice_new_parameters(model)
     get_inputs_ready(model, source, what)
     x, y, _ = source.peek()
-    reproduces = y is None and model.reproduces_inputs
+    reproduces = model.reproduces_inputs and (y is None or labels_only(source, x, y))
     if reproduces:
         y = x
         if isinstance(source, Arrays):
@@ -98,6 +98,23 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
         source.prepare = prepare_batch
     if fresh and has_standard_loss(model):
         rehearse(model, source)
+
+
+def labels_only(source: Source, x: Tree, y: Tree) -> bool:
+    """Whether a stream's targets can only be labels, which an autoencoder passes over.
+
+    Raises:
+        ValueError: arrays of another shape than the inputs', which were given as targets.
+    """
+    if shapes_of(x) == shapes_of(y):
+        return False
+    if isinstance(source, Arrays):
+        raise ValueError(
+            f"y has samples of shape {str(shapes_of(y))[1:-1]}, but an autoencoder gives back the "
+            f"inputs' {str(shapes_of(x))[1:-1]}; expected no y, fit(x), or the rows to give back. "
+            "To classify: model.to_classifier(classes), after fit(x)."
+        )
+    return True
 
 
 def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
@@ -455,6 +472,7 @@ def hold_out(
         if labels is not None and split == "tail":
             warn_of_missing_classes(labels[rows[0]], labels[rows[1]])
         train, validation = source.split(*rows)
+        model.check_targets(train.targets, "y of the training part")
         for part, weights in (("training", train.weights), ("validation", validation.weights)):
             if weights is not None and not weights.any():
                 raise ValueError(

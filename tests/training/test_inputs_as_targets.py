@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import easydl as dl
 from easydl.data.arrays import Arrays
@@ -94,3 +94,12 @@ def test_a_family_refuses_rows_before_the_first_step(source):
     given = {"arrays": -X, "loader": DataLoader(Rows(-X), batch_size=8)}[source]
     with pytest.raises(ValueError, match="is below 0"):
         model.fit(given, verbose=0)
+
+
+def test_labels_that_a_stream_brings_are_passed_over():
+    y = torch.arange(50) % 3
+    expected = trained(Copier, DataLoader(Rows(X), batch_size=8))
+    _, history = trained(Copier, DataLoader(TensorDataset(X, y), batch_size=8))
+    assert history == expected[1]
+    with pytest.raises(ValueError, match=r"expected no y, fit\(x\)"):
+        trained(Copier, X, y)
