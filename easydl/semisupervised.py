@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from easydl.data.rows import Rows
 from easydl.errors import check_between, check_positive_int, did_you_mean, short_traceback
-from easydl.layers import Dense
+from easydl.layers import Dense, Flatten
 from easydl.layers.base import build
 from easydl.model import Model, sample_shape
 from easydl.saving import require_built
@@ -223,6 +223,12 @@ class SemiSupervisedVAE(Model):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """The probability of each class, q(y | x), ``(N, classes)``."""
         return self._logits(x).softmax(1)
+
+    def to_torch(self) -> nn.Module:
+        """x -> q(y | x), the classifier as plain torch layers; equal to the bit."""
+        require_built(self, "to_torch")
+        layers = [*self.classifier.layers, Flatten(), self.logits, nn.Softmax(1)]
+        return Sequential(layers).to_torch().train(self.training)
 
     def _posterior(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x, y) for one-hot rows ``y``."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easydl.errors import check_between, check_positive_int, did_you_mean, short_traceback
-from easydl.layers import Dense, Reshape
+from easydl.layers import Dense, Flatten, Reshape
 from easydl.layers.base import build
 from easydl.model import Model, sample_shape
 from easydl.saving import require_built
@@ -202,6 +202,14 @@ class VAE(Model):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """The reconstruction from the mean code: the mean of p(x | z)."""
         return self.likelihood_mean(self.posterior(x)[0])
+
+    def to_torch(self) -> nn.Module:
+        """x -> its reconstruction from the mean code, as plain torch layers; equal to the bit."""
+        require_built(self, "to_torch")
+        layers = [*self.encoder.layers, Flatten(), self.mean, *self.decoder.layers]
+        if self.likelihood == "bernoulli" and not self._ends_in_sigmoid:
+            layers.append(nn.Sigmoid())
+        return Sequential(layers).to_torch().train(self.training)
 
     # -- the loss ----------------------------------------------------------------------------
 

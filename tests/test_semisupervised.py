@@ -375,3 +375,11 @@ def test_a_split_that_leaves_training_no_label_is_refused():
     labels[-2:] = 1
     with pytest.raises(ValueError, match="y of the training part holds no label"):
         model_of().fit(X, labels, validation_split=0.5, verbose=0)
+
+
+def test_the_classifier_goes_out_as_plain_torch():
+    model = model_of()
+    model.fit(X, Y, verbose=0)
+    plain = model.to_torch().eval()
+    assert not any(type(part).__module__.startswith("easydl") for part in plain.modules())
+    np.testing.assert_array_equal(plain(X).detach().numpy(), model.predict(X))

@@ -588,3 +588,17 @@ def test_means_that_a_gaussian_decoder_cannot_give_are_refused():
 def test_metrics_are_refused_with_what_to_look_at():
     with pytest.raises(ValueError, match="parts of its loss are in the history"):
         small().compile("adam", metrics=["mse"])
+
+
+@pytest.mark.parametrize("last", ["sigmoid", None])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_it_goes_out_as_plain_torch(last, likelihood):
+    encoder = [dl.Reshape((1, 3, 4)), dl.Conv2D(2, 2, activation="tanh")]
+    vae = dl.VAE(encoder, [dl.Dense(5, "relu"), dl.Dense(12, last)], 2, likelihood)
+    vae.compile("adam")
+    vae.fit(X, verbose=0)
+    plain = vae.to_torch().eval()
+    assert not any(type(part).__module__.startswith("easydl") for part in plain.modules())
+    np.testing.assert_array_equal(plain(X).detach().numpy(), vae.predict(X))
+    with pytest.raises(ValueError, match="cannot write the loss of VAE"):
+        vae.source()

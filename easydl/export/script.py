@@ -118,6 +118,8 @@ def uses(parts: list[Part], name: str) -> bool:
 def check_can_be_written(model: Model) -> None:
     """What no script can say is refused before anything is written."""
     state = model._compiled
+    if model.own_loss:
+        raise refuse(f"the loss of {type(model).__name__}", "expected a loss given to compile.")
     if state is None or not state.heads:
         raise ValueError(
             "source() was called before the model has seen data, which tell the shapes and the "
