@@ -884,11 +884,14 @@ class Model(nn.Module):
         """Read weights: a file of ``save_weights`` or ``save``, others' safetensors, or ``.pt``.
 
         Keras's ``.h5``, ``.weights.h5`` and ``.keras`` too, for a model of the same layers whose
-        pictures are (N, C, H, W); ``easydl.load_keras`` rebuilds the model as well.
+        pictures are (N, C, H, W); ``easydl.load_keras`` rebuilds the model as well. ``.keras`` and
+        whole-model ``.h5`` files hold the layers' settings, which are compared (epsilon,
+        activations, windows, pooling); ``.weights.h5`` files hold none: the model must have them.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a damaged file, or weights of another architecture, listing the differences.
+            ValueError: a damaged file, or weights of another architecture, listing the differences;
+                other settings, nan or inf, unless ``compile(strict=False)`` was said.
         """
         saving.load_weights(self, path)
         self._has_learned = True

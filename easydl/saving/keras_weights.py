@@ -15,6 +15,7 @@ from torch import Tensor
 from easydl.saving.keras_files import KerasFile
 from easydl.saving.keras_layouts import Leaf, Slot
 from easydl.saving.keras_orders import sorted_leaves
+from easydl.saving.keras_settings import check_settings
 from easydl.saving.keras_versions import (
     check_age,
     check_biases,
@@ -25,7 +26,12 @@ from easydl.saving.keras_versions import (
     scale_gates,
     turn_kernels_of_keras_1,
 )
-from easydl.saving.weights import check_finite, check_same_architecture, require_built
+from easydl.saving.weights import (
+    check_finite,
+    check_same_architecture,
+    is_strict,
+    require_built,
+)
 from easydl.training.trainable import sync_trainable
 
 WORDS = {
@@ -39,8 +45,10 @@ def load_keras_weights(model: Any, path: Any, functional: set[int] | None = None
 
     Layers are matched by their order and kind, as Keras does: ``.weights.h5`` keeps the order of
     the Dense and that of the Conv2D layers, but not which came first. ``keras_layouts`` has the
-    layouts. Weights alone do not tell everything: a GRU without biases is taken for one of the
-    model's form, and pictures for channels-last ones.
+    layouts. ``.keras`` files and ``.h5`` files of whole models hold the architecture, too: epsilon,
+    activations, windows and pooling that differ are refused. ``.weights.h5`` and ``.h5`` files of
+    weights alone do not tell them: the model must have the file's, a GRU without biases is taken
+    for one of the model's form, and pictures for channels-last ones.
 
     Args:
         path: ``.keras``, ``.weights.h5`` or the older ``.h5``.
@@ -49,13 +57,16 @@ def load_keras_weights(model: Any, path: Any, functional: set[int] | None = None
     Raises:
         FileNotFoundError: no such file.
         ImportError: h5py is not installed.
-        ValueError: a damaged file; weights of another architecture, listing the differences; what
+        ValueError: a damaged file; weights of another architecture, listing the differences; other
+            settings of the layers, or nan or inf, unless compiled with ``strict=False``; what
             torch's kernels do not compute.
     """
     require_built(model, "load_weights")
     with KerasFile(path) as file:
         tensors = tensors_for(model, file, functional)
         check_finite(model, tensors, file.what)
+        if is_strict(model):
+            check_settings(model, sorted_leaves(model, file, functional, plain=True), file)
     model.load_state_dict({**model.state_dict(), **tensors})
 
 
