@@ -543,7 +543,7 @@ def test_quotient_without_denominator_is_zero():
         metric = make()
         metric.update(y_pred, y_true)
         assert metric.result() == 0.0
-    metric = metrics.Accuracy()
+    metric = dl.metrics.Accuracy()
     metric.update(y_pred, y_true, torch.zeros(2))
     assert metric.result() == 0.0
 
@@ -601,7 +601,7 @@ def test_r2_keeps_its_digits_far_from_zero():
 
 
 def test_counts_stay_exact_beyond_what_float32_can_count():
-    metric = metrics.Accuracy()
+    metric = dl.metrics.Accuracy()
     right = torch.ones(2**20, dtype=torch.bool)
     y_pred = right.float()
     for _ in range(17):  # 17 · 2^20 > 2^24
@@ -772,3 +772,10 @@ def test_auc_of_one_output_has_no_columns_to_average(average):
     metric = metrics.AUC(average=average)
     metric.update(torch.tensor(scores), torch.tensor(labels))
     assert metric.result() == pytest.approx(sk.roc_auc_score(labels, scores))
+
+
+def test_one_unit_at_every_step_is_binary():
+    predicted = torch.tensor([[[0.2], [0.7], [0.9]], [[0.1], [0.6], [0.4]]])
+    metric = dl.metrics.Accuracy()
+    metric.update(predicted, torch.tensor([[[0], [1], [0]], [[0], [1], [1]]]))
+    assert metric.result() == pytest.approx(4 / 6)

@@ -185,8 +185,8 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
 
 def kind_of_inputs(model: Model, x: Tensor) -> tuple:
     """All that the checks of one plain array depend on, beside its numbers."""
-    inside = parts_of(model)[1:]  # without the model: one that holds itself waits for the collector
-    return input_dtype(model), x.shape[1:], inside
+    parts = parts_of(model)  # the model left out: one that holds itself waits for the collector
+    return dtype_of(parts), x.shape[1:], parts[1:]
 
 
 def ready_rows(
@@ -328,7 +328,11 @@ def has_standard_loss(model: Model) -> bool:
 
 def input_dtype(model: nn.Module) -> torch.dtype:
     """The network's floating dtype: float32 unless the user made it another."""
-    for part in parts_of(model):
+    return dtype_of(parts_of(model))
+
+
+def dtype_of(parts: list[nn.Module]) -> torch.dtype:
+    for part in parts:
         for parameter in part._parameters.values():
             if parameter is not None and parameter.is_floating_point():
                 return parameter.dtype
