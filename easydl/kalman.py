@@ -15,7 +15,7 @@ from easydl.model import Model, sample_shape
 from easydl.saving import require_built
 from easydl.sequential import Sequential
 from easydl.training.prepare import rows_that_fit
-from easydl.variational import LIKELIHOODS, check_unit_interval, mean_of_rows, misfit
+from easydl.variational import LIKELIHOODS, check_unit_interval, mean_of, mean_of_rows, misfit
 
 __all__ = ["DeepKalmanFilter"]
 
@@ -144,10 +144,8 @@ class DeepKalmanFilter(Model):
         if self.likelihood == "gaussian":
             self.output_log_variance = nn.Parameter(torch.zeros(features))
         self.inference.build((None, None, width))
-        self.built_for, self.given_input_shape = (None, *shape), tuple(shape)
-        if self._compiled is not None:
-            self.to(self._compiled.device)
-            self._compiled.know_parameters(self)
+        self.built_for = (None, *shape)
+        self.settle(shape)
 
     def _check_shape(self, shape: tuple[int | None, ...], what: str) -> None:
         width = "F" if self.built_for is None else self.built_for[-1]
@@ -185,8 +183,7 @@ class DeepKalmanFilter(Model):
 
     def _mean(self, z: Tensor) -> Tensor:
         """The mean of p(x_t | z_t)."""
-        outputs = self.emission(z)
-        return outputs.sigmoid() if self.likelihood == "bernoulli" else outputs
+        return mean_of(self, self.emission(z))
 
     # -- inference ---------------------------------------------------------------------------
 

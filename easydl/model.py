@@ -702,6 +702,13 @@ class Model(nn.Module):
         if self.network is None or hasattr(self.network, "build"):
             self.try_out(torch.zeros(2, *(size or 1 for size in self.given_input_shape)))
 
+    def settle(self, shape: Any) -> None:
+        """Keep the samples' shape, now that ``build_layers`` made the weights, and compile them."""
+        self.given_input_shape = tuple(shape)
+        if self._compiled is not None:
+            self.to(self._compiled.device)
+            self._compiled.know_parameters(self)
+
     def final_activation(self) -> nn.Module | None:
         """The last softmax or sigmoid that ``model(x, logits=True)`` leaves out, if it can."""
         network = self.network

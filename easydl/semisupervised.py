@@ -18,6 +18,7 @@ from easydl.layers.base import build
 from easydl.model import Model, sample_shape
 from easydl.saving import require_built
 from easydl.sequential import Sequential
+from easydl.training.heads import ANY
 from easydl.variational import (
     LIKELIHOODS,
     check_decoder,
@@ -26,6 +27,7 @@ from easydl.variational import (
     decoded,
     draw,
     kl_divergence,
+    mean_of,
     mean_of_rows,
     misfit,
     observed,
@@ -119,7 +121,7 @@ class SemiSupervisedVAE(Model):
         self.alpha = check_between("alpha", alpha, 0, math.inf, ends="[)")
         self.built_shape: tuple[int | None, ...] | None = None
         self._ends_in_sigmoid: bool | None = None  # known at the first use
-        self.reach = (-math.inf, math.inf)  # of the decoder's last activation
+        self.reach = ANY  # of the decoder's last activation
         self.encoder = encoder if isinstance(encoder, Sequential) else Sequential(encoder)
         self.mean = Dense(self.latent, name="mean")
         self.log_variance = Dense(self.latent, name="log_variance")
@@ -165,10 +167,8 @@ class SemiSupervisedVAE(Model):
                 build(head, (None, math.prod(size or 1 for size in inner[1:])))
         self.decoder.build_layers((self.latent + self.classes,), first=False)
         check_decoder(self, shape)
-        self.built_shape = self.given_input_shape = tuple(shape)
-        if self._compiled is not None:
-            self.to(self._compiled.device)
-            self._compiled.know_parameters(self)
+        self.built_shape = tuple(shape)
+        self.settle(shape)
 
     def _check_shape(self, shape: tuple[int | None, ...], what: str) -> None:
         if self.built_shape is not None and shape != self.built_shape:
@@ -332,7 +332,6 @@ class SemiSupervisedVAE(Model):
         """The means of p(x | y, z) for codes beside one-hot classes."""
 
         def means(rows: Tensor) -> Tensor:
-            outputs = decoded(self, rows)
-            return outputs.sigmoid() if self.likelihood == "bernoulli" else outputs
+            return mean_of(self, decoded(self, rows))
 
         return self.decoder.map_rows(means, codes)

@@ -156,10 +156,8 @@ class Sequential(Model):
                     f"{('N', *current[1:])}. torch says: {str(error).splitlines()[0][:260]}"
                 ) from error
         check_chain(self.layers, layout, shape)
-        self.built_shape, self.given_input_shape = tuple(shape), tuple(shape)
-        if self._compiled is not None and len(self):
-            self.to(self._compiled.device)
-            self._compiled.know_parameters(self)
+        self.built_shape = tuple(shape)
+        self.settle(shape)
 
     @property
     def output_shape(self) -> tuple[int | None, ...] | None:

@@ -165,10 +165,8 @@ class VAE(Model):
             build(head, (None, math.prod(size or 1 for size in inner[1:])))
         self.decoder.build_layers((self.latent,), first=False)
         check_decoder(self, shape)
-        self.built_shape = self.given_input_shape = tuple(shape)
-        if self._compiled is not None:
-            self.to(self._compiled.device)
-            self._compiled.know_parameters(self)
+        self.built_shape = tuple(shape)
+        self.settle(shape)
 
     def _check_shape(self, shape: tuple[int | None, ...], what: str) -> None:
         if shape != self.built_shape:
@@ -196,8 +194,7 @@ class VAE(Model):
 
     def likelihood_mean(self, z: Tensor) -> Tensor:
         """The mean of p(x | z), as a tensor: probabilities for a Bernoulli likelihood."""
-        outputs = decoded(self, z)
-        return outputs.sigmoid() if self.likelihood == "bernoulli" else outputs
+        return mean_of(self, decoded(self, z))
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """The reconstruction from the mean code: the mean of p(x | z)."""
@@ -394,6 +391,11 @@ def decoded(model: Any, codes: Tensor) -> Tensor:
     if model.likelihood == "bernoulli" and model._ends_in_sigmoid:
         return model.decoder(codes, logits=True)
     return model.decoder(codes)
+
+
+def mean_of(model: Any, outputs: Tensor) -> Tensor:
+    """The mean of p(x | z), for what ``decoded`` gives: of a Bernoulli likelihood probabilities."""
+    return outputs.sigmoid() if model.likelihood == "bernoulli" else outputs
 
 
 def misfit(model: Any, outputs: Tensor, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Stop
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 from torch import nn
@@ -411,20 +412,10 @@ def test_an_interrupted_training_goes_on_amid_the_epoch(name, tmp_path):
         model.fit(X, batch_size=5, epochs=3, verbose=0, callbacks=list(callbacks))
         return model.get_weights()
 
-    class Crash(dl.Callback):
-        def __init__(self, after):
-            super().__init__()
-            self.left = after
-
-        def on_train_batch_end(self, batch, logs=None):
-            self.left -= 1
-            if not self.left:
-                raise KeyboardInterrupt
-
     backup = dl.callbacks.BackupAndRestore
     with pytest.raises(KeyboardInterrupt):
-        train(backup(tmp_path, save_freq=3), Crash(16))
-    again = train(backup(tmp_path, save_freq=3), Crash(0))
+        train(backup(tmp_path, save_freq=3), Stop(16))
+    again = train(backup(tmp_path, save_freq=3), Stop(0))
     same(again, train())
 
 

@@ -9,6 +9,7 @@ import traceback
 import numpy as np
 import pytest
 import torch
+from helpers import Stop
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -396,22 +397,12 @@ def test_a_saved_rbm_goes_on_to_the_same_bits(options, tmp_path):
         np.testing.assert_array_equal(own, theirs)
 
 
-class Crash(dl.Callback):
-    def __init__(self, at):
-        self.at = at
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.at -= 1
-        if self.at == 0:
-            raise KeyboardInterrupt
-
-
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path):
     expected, _ = trained(X, persistent=7)
 
     def again(crash):
         backup = dl.callbacks.BackupAndRestore(tmp_path, save_freq=3, delete_checkpoint=False)
-        return trained(X, fitting={"callbacks": [backup, Crash(crash)]}, persistent=7)[0]
+        return trained(X, fitting={"callbacks": [backup, Stop(crash)]}, persistent=7)[0]
 
     with pytest.raises(KeyboardInterrupt):
         again(9)
@@ -428,17 +419,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path):
     ],
     ids=str,
 )
-def test_jit_trains_to_the_same_weights(options, monkeypatch):
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    def compiler(function, options, **named):
-        return torch._dynamo.optimize(backend, nopython=True, dynamic=False)(function)
-
-    monkeypatch.setattr(torch, "compile", compiler)
+def test_jit_trains_to_the_same_weights(options, traced):
     found = []
     for jit in (False, True):
         dl.seed(0)
@@ -446,7 +427,7 @@ def test_jit_trains_to_the_same_weights(options, monkeypatch):
         rbm.compile(SGD(0.1, momentum=0.5), jit=jit, **({"steps_per_execution": 2} if jit else {}))
         history = rbm.fit(X, batch_size=10, epochs=2, verbose=0).history
         found.append((rbm.get_weights(), history))
-    assert graphs, "nothing was compiled"
+    assert traced, "nothing was compiled"
     for own, other in zip(found[0][0], found[1][0]):
         np.testing.assert_allclose(own, other, atol=1e-6)
     for name, values in found[0][1].items():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributions as td
+from helpers import Stop
 from scipy.stats import multivariate_normal
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -387,24 +388,15 @@ def test_save_and_load_go_on_to_the_same_bits(tmp_path, arguments):
 
 
 def test_training_stopped_amid_an_epoch_goes_on_to_the_same_bits(tmp_path):
-    class Stop(dl.Callback):
-        def __init__(self, when):
-            super().__init__()
-            self.when = when
-
-        def on_train_batch_end(self, batch, logs=None):
-            if [len(self.model.history.epoch), batch] == self.when:
-                raise KeyboardInterrupt
-
-    def train(folder, when=None):
+    def train(folder, after=0):
         model = model_of()
         backup = dl.callbacks.BackupAndRestore(folder, save_freq=1, delete_checkpoint=False)
-        hooks = [Stop(when), backup]
+        hooks = [Stop(after), backup]
         model.fit(rows(), batch_size=3, epochs=3, verbose=0, callbacks=hooks)
         return model.get_weights()
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "a", [1, 1])
+        train(tmp_path / "a", 6)
     for own, whole in zip(train(tmp_path / "a"), train(tmp_path / "b")):
         np.testing.assert_array_equal(own, whole)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributions as td
+from helpers import Stop
 from torch.utils.data import DataLoader, TensorDataset
 
 import easydl as dl
@@ -262,25 +263,14 @@ def test_save_and_load_go_on_to_the_same_bits(tmp_path, likelihood):
 
 
 def test_training_stopped_amid_an_epoch_goes_on_to_the_same_bits(tmp_path):
-    class Stop(dl.Callback):
-        def __init__(self, when):
-            super().__init__()
-            self.when = when
-
-        def on_train_batch_end(self, batch, logs=None):
-            if [len(self.model.history.epoch), batch] == self.when:
-                raise KeyboardInterrupt
-
-    x = X.repeat(1, 2)[:, :8]  # MKL rounds by where rows lie: 4 rows are a multiple of 64 bytes
-
-    def train(folder, when=None):
-        model = model_of(decoder=[dl.Dense(8)])
+    def train(folder, after=0):
+        model = model_of()
         backup = dl.callbacks.BackupAndRestore(folder, save_freq=1, delete_checkpoint=False)
-        model.fit(x, Y, batch_size=4, epochs=3, verbose=0, callbacks=[Stop(when), backup])
+        model.fit(X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[Stop(after), backup])
         return model.get_weights()
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "a", [1, 1])
+        train(tmp_path / "a", 5)
     for own, whole in zip(train(tmp_path / "a"), train(tmp_path / "b")):
         np.testing.assert_array_equal(own, whole)
 

@@ -21,8 +21,8 @@ from easydl.errors import check_between, check_flag, check_positive_int, short_t
 from easydl.layers import Dense, Flatten
 from easydl.layers.base import label, output_shape
 from easydl.model import Model, sample_shape
-from easydl.optimizers import Ready
 from easydl.sequential import Sequential
+from easydl.training.compiled import compile_like
 from easydl.training.prepare import get_inputs_ready
 
 
@@ -163,10 +163,8 @@ class Autoencoder(Model):
                 f"the decoder gives {('N', *given[1:])}, but the inputs are {('N', *shape)}, which "
                 f"it should give back; expected their shape. Write {advice}."
             )
-        self.built_shape, self.given_input_shape = tuple(shape), tuple(shape)
-        if self._compiled is not None:
-            self.to(self._compiled.device)
-            self._compiled.know_parameters(self)
+        self.built_shape = tuple(shape)
+        self.settle(shape)
 
     def compute_loss(self, x: Any, y: Any, sample_weight: Tensor | None = None) -> tuple:
         """The loss of what is made of the corrupted inputs, and the contractive penalty."""
@@ -316,11 +314,6 @@ class Autoencoder(Model):
             ValueError: encoder and decoder of different lengths, or what ``fit`` refuses.
         """
         state = self._require_compiled("pretrain")
-        if isinstance(state.optimizer_spec, Ready):
-            raise ValueError(
-                "pretrain was called with an optimizer that is made for the whole model; expected "
-                "one that each layer can have anew: compile('adam', …), or optimizers.Adam(0.01)."
-            )
         encoders, decoders = self.encoder.layers, self.decoder.layers[::-1]
         if len(encoders) != len(decoders):
             raise ValueError(
@@ -336,9 +329,6 @@ class Autoencoder(Model):
                     "that returns a generator."
                 )
         get_inputs_ready(self, as_source(x))
-        optimizer, schedule = (  # as given, where that was a torch class or a function
-            getattr(spec, "maker", spec) for spec in (state.optimizer_spec, state.schedule)
-        )
         histories = []
         for number, (encoder, decoder) in enumerate(zip(encoders, decoders), start=1):
             level = Autoencoder(
@@ -346,13 +336,7 @@ class Autoencoder(Model):
                 name=f"layer {number} of {len(encoders)}",
             )  # fmt: skip
             level._has_learned = True
-            level.compile(
-                optimizer, state.loss, state.loss_weights, state.metrics, state.weighted_metrics,
-                steps_per_execution=state.steps_per_execution, device=state.device,
-                precision=state.precision, jit=state.jit, clip_norm=state.clip_norm,
-                clip_value=state.clip_value, accumulate=state.accumulate, schedule=schedule,
-                strict=state.strict,
-            )  # fmt: skip
+            compile_like(level, state)
             if any(parameter.requires_grad for parameter in level.parameters()):
                 folder = None if checkpoint is None else Path(checkpoint) / f"layer_{number}"
                 if verbose != 0:

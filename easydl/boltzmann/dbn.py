@@ -17,9 +17,9 @@ from easydl.callbacks import History
 from easydl.errors import check_flag, check_path, check_positive_int, short_traceback
 from easydl.layers import Dense
 from easydl.model import Model, as_list
-from easydl.optimizers import Ready
 from easydl.saving import require_built
 from easydl.sequential import Sequential
+from easydl.training.compiled import compile_like
 
 
 class DBN(Model):
@@ -177,7 +177,7 @@ class DBN(Model):
         histories = []
         for number, (layer, count) in enumerate(zip(layers, counts), start=1):
             if self._compiled is not None:
-                self._compile_like_this(layer)
+                compile_like(layer, self._compiled)
             if verbose != 0:
                 print(f"pretraining layer {number} of {len(layers)}")
             place = None if folder is None else folder / f"layer_{number}"
@@ -197,24 +197,6 @@ class DBN(Model):
         self.column_names = layers[0].column_names
         self._has_learned = True
         return histories
-
-    def _compile_like_this(self, layer: RBM) -> None:
-        state = self._compiled
-        if isinstance(state.optimizer_spec, Ready):
-            raise ValueError(
-                "pretrain was called with an optimizer that is made for the whole model; expected "
-                "one that each layer can have anew: compile(optimizers.SGD(0.05, momentum=0.5))."
-            )
-        optimizer, schedule = (  # as given, where that was a torch class or a function
-            getattr(spec, "maker", spec) for spec in (state.optimizer_spec, state.schedule)
-        )
-        layer.compile(
-            optimizer, state.loss, state.loss_weights, state.metrics, state.weighted_metrics,
-            steps_per_execution=state.steps_per_execution, device=state.device,
-            precision=state.precision, jit=state.jit, clip_norm=state.clip_norm,
-            clip_value=state.clip_value, accumulate=state.accumulate, schedule=schedule,
-            strict=state.strict,
-        )  # fmt: skip
 
     def to_torch(self) -> nn.Module:
         """The way up as torch's ``Linear`` and ``Sigmoid`` layers, the same to the bit."""

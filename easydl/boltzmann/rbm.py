@@ -157,10 +157,8 @@ class RBM(Model):
             self.chains = (
                 chains.normal_() if self.kind == "gaussian" else chains.uniform_().round_()
             )
-        self.built_shape = self.given_input_shape = (visible,)
-        if self._compiled is not None:
-            self.to(self._compiled.device)
-            self._compiled.know_parameters(self)
+        self.built_shape = (visible,)
+        self.settle(shape)
 
     @property
     def layers(self) -> list[Any]:

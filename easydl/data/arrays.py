@@ -83,10 +83,14 @@ class Arrays:
         for rows in (train, held_out):
             cut = lambda t: t.part(rows) if isinstance(t, Rows) else t[rows]  # noqa: B023, E731
             weights = None if self.weights is None else self.weights[rows]
-            inputs = map_tree(cut, self.inputs)
-            same = self.targets is self.inputs
-            parts.append(Arrays(inputs, inputs if same else map_tree(cut, self.targets), weights))
+            parts.append(Arrays(*self._mapped(cut), weights))
         return parts[0], parts[1]
+
+    def _mapped(self, function: Any) -> tuple[Tree, Tree]:
+        """Inputs and targets through ``function``; targets that are the inputs stay so."""
+        inputs = map_tree(function, self.inputs)
+        same = self.targets is self.inputs
+        return inputs, inputs if same else map_tree(function, self.targets)
 
     def order(self, number: int) -> Tensor | None:
         """The rows' order in this pass: a function of the seed and the pass's number alone."""
@@ -183,11 +187,7 @@ class Arrays:
             return
         size = sum(t.numel() * t.element_size() for t in leaves((self.inputs, self.targets)))
         if size < 0.4 * torch.cuda.mem_get_info(self.device)[0]:
-            same = self.targets is self.inputs
-            self.inputs = map_tree(lambda t: t.to(self.device), self.inputs)
-            self.targets = (
-                self.inputs if same else map_tree(lambda t: t.to(self.device), self.targets)
-            )
+            self.inputs, self.targets = self._mapped(lambda t: t.to(self.device))
             self.weights = None if self.weights is None else self.weights.to(self.device)
 
 

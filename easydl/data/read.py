@@ -86,8 +86,6 @@ def unpack(item: Any, what: str) -> Batch:
 
 
 def check_lengths(inputs: Tree, targets: Tree, weights: Tensor | None, what: str) -> None:
-    if type(inputs) is Tensor and targets is None is weights and inputs.numel():
-        return  # a single row to predict, mostly
     named = _named(inputs, what) + _named(targets, "y") + _named(weights, "sample_weight")
     lengths = [(name, len(tensor)) for name, tensor in named]
     if not lengths:

@@ -49,8 +49,7 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
             f"{what}={x!r:.80} was given; expected an array, a Dataset or batches. For a file: "
             "np.load, or pandas.read_csv."
         )
-    if y is not None or sample_weight is not None or isinstance(x, (dict, list, tuple)):
-        _check_same_index(x, y, sample_weight)
+    _check_same_index(x, y, sample_weight)
     samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
     inputs = read_tree(x, what, samples, to_rows)
     samples = len(leaves(inputs)[0]) if leaves(inputs) else None
@@ -62,9 +61,8 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
         if not weights.any():
             raise ValueError("sample_weight is 0 for every sample; expected some above 0.")
     source = Arrays(inputs, targets, weights)
-    for name, table in (("x", x), ("y", y)):
-        if hasattr(table, "columns"):
-            source.columns = source.columns | {name: list(table.columns)}
+    tables = {"x": x, "y": y}
+    source.columns = {k: list(t.columns) for k, t in tables.items() if hasattr(t, "columns")}
     return source
 
 

@@ -274,13 +274,13 @@ def set_weights(model: nn.Module, weights: Sequence[Any]) -> None:
 
 def mark_as_given(model: nn.Module) -> None:
     """Note in every module that its weights are no longer its first ones, whoever uses it next."""
-    for part in model.modules():
+    for part in parts_of(model):
         part.__dict__["_was_given_weights"] = True
 
 
 def has_first_weights(model: nn.Module) -> bool:
     """Whether nothing was put into its modules, and none was trained, since they were made."""
-    return not any("_was_given_weights" in part.__dict__ for part in model.modules())
+    return not any("_was_given_weights" in part.__dict__ for part in parts_of(model))
 
 
 def has_open_shapes(module: nn.Module) -> bool:

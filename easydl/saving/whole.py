@@ -27,10 +27,6 @@ from easydl.saving.weights import (
 )
 
 WEIGHTS, OPTIMIZER, TRAINER, STATES = MEMBERS
-_SETTINGS = (  # of compile; the optimizer is apart
-    "loss", "metrics", "weighted_metrics", "loss_weights", "precision", "jit",
-    "steps_per_execution", "clip_norm", "clip_value", "accumulate", "schedule", "strict",
-)  # fmt: skip
 
 
 def save_model(
@@ -333,14 +329,12 @@ def _history_from_json(decoder: Decoder, value: Any) -> Any:
 
 
 def _compile_to_json(encoder: Encoder, model: Any) -> Any:
-    from easydl.training.compiled import choose_device
+    from easydl.training.compiled import SETTINGS, choose_device
 
     state = model._compiled
     if state is None:
         return None
-    settings = {
-        name: encoder.encode(getattr(state, name), f"compile({name})") for name in _SETTINGS
-    }
+    settings = {name: encoder.encode(getattr(state, name), f"compile({name})") for name in SETTINGS}
     own = str(state.device)
     settings["device"] = "auto" if own == str(choose_device("auto")) else own
     settings["optimizer"] = optimizer_to_json(encoder, model)
@@ -348,9 +342,9 @@ def _compile_to_json(encoder: Encoder, model: Any) -> Any:
 
 
 def _compile_from_json(decoder: Decoder, model: Any, settings: dict[str, Any]) -> None:
-    from easydl.training.compiled import choose_device
+    from easydl.training.compiled import SETTINGS, choose_device
 
-    given = {name: decoder.decode(settings[name]) for name in _SETTINGS}
+    given = {name: decoder.decode(settings[name]) for name in SETTINGS}
     device = settings["device"]
     try:
         if choose_device(device).type not in ("cpu", "cuda", "mps"):

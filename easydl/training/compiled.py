@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+SETTINGS = (  # of compile; optimizer and device are apart
+    "loss", "metrics", "weighted_metrics", "loss_weights", "precision", "jit",
+    "steps_per_execution", "clip_norm", "clip_value", "accumulate", "schedule", "strict",
+)  # fmt: skip
+
+
 class Compiled:
     """The settings of ``Model.compile``, checked, and the state that training needs from them.
 
@@ -238,6 +244,24 @@ class Compiled:
         if len(result) == 3:
             parts |= result[2]
         return loss, outputs, parts
+
+
+def compile_like(layer: Model, state: Compiled) -> None:
+    """Compile a part of a model as the whole was, with an optimizer of its own.
+
+    Raises:
+        ValueError: the optimizer was made already, for the parameters of the whole.
+    """
+    if isinstance(state.optimizer_spec, optimizers.Ready):
+        raise ValueError(
+            "pretrain was called with an optimizer that is made for the whole model; expected one "
+            "that each layer can have anew: compile('adam', …), or optimizers.SGD(0.05)."
+        )
+    settings = {name: getattr(state, name) for name in SETTINGS}
+    optimizer, settings["schedule"] = (  # as given, where that was a torch class or a function
+        getattr(spec, "maker", spec) for spec in (state.optimizer_spec, state.schedule)
+    )
+    layer.compile(optimizer, device=state.device, **settings)
 
 
 def start_fused_momentum(optimizer: torch.optim.Optimizer) -> None:

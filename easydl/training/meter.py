@@ -58,12 +58,8 @@ class Meter:
         values = {name: v.item() if free else v.detach() for name, v in parts.items()}
         self._parts.append((values, rows))
         if self.named_metrics:
-            if isinstance(outputs, Tensor):  # quicker than as a tree, which it is, too
-                self._pending.append((outputs.detach(), y, w))
-                self._pending_size += outputs.numel()
-            else:
-                self._pending.append((map_tree(Tensor.detach, outputs), y, w))
-                self._pending_size += sum(output.numel() for output in leaves(outputs))
+            self._pending.append((map_tree(Tensor.detach, outputs), y, w))
+            self._pending_size += sum(output.numel() for output in leaves(outputs))
         elif self._by_target:
             self._pending.append((None, y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:

@@ -78,8 +78,7 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
     if isinstance(source, Arrays):
         name = f"y of {what}" if what else "y"
         source.targets = ready_targets(state, source.targets, name)
-        if state.strict and not state.heads:
-            model.check_targets(source.targets, name)
+        check_own_targets(model, source.targets, name)
     else:
         inputs_prepared = source.prepare
         assert inputs_prepared is not None
@@ -89,8 +88,7 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
             y = x if reproduces else y
             try:
                 y = ready_targets(state, y, "y")
-                if state.strict and not state.heads:
-                    model.check_targets(y, "y")
+                check_own_targets(model, y, "y")
             except ValueError as error:
                 raise ValueError(f"{source.place}: {error}") from None
             return x, y, None if w is None else ready_weights(w)
@@ -98,6 +96,12 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
         source.prepare = prepare_batch
     if fresh and has_standard_loss(model):
         rehearse(model, source)
+
+
+def check_own_targets(model: Model, y: Tree, what: str) -> None:
+    """What a family that is compiled without a loss says of its targets."""
+    if model._compiled.strict and not model._compiled.heads:
+        model.check_targets(y, what)
 
 
 def labels_only(source: Source, x: Tree, y: Tree) -> bool:
@@ -205,8 +209,8 @@ def warn_of_rounding(tensor: Tensor, given: Tensor, name: str) -> None:
     """Tell of whole numbers that a cast brings too close together, such as timestamps."""
     if given.element_size() < 4 or given.is_floating_point() or not tensor.is_floating_point():
         return
-    low, high = torch.aminmax(given.reshape(len(given), -1), dim=0)
-    spacing = torch.maximum(low.abs(), high.abs()).double() * torch.finfo(tensor.dtype).eps
+    low, high = (end.double() for end in torch.aminmax(given.reshape(len(given), -1), dim=0))
+    spacing = torch.maximum(low.abs(), high.abs()) * torch.finfo(tensor.dtype).eps
     felt = (spacing > 2) & (high > low) & (high - low < 1000 * spacing)
     if felt.any():
         column = int(felt.to(torch.uint8).argmax())
@@ -476,7 +480,7 @@ def hold_out(
         if labels is not None and split == "tail":
             warn_of_missing_classes(labels[rows[0]], labels[rows[1]])
         train, validation = source.split(*rows)
-        model.check_targets(train.targets, "y of the training part")
+        check_own_targets(model, train.targets, "y of the training part")
         for part, weights in (("training", train.weights), ("validation", validation.weights)):
             if weights is not None and not weights.any():
                 raise ValueError(

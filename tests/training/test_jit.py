@@ -22,26 +22,6 @@ SCHEDULES = dl.optimizers.schedules
 
 
 @pytest.fixture
-def traced(monkeypatch):
-    """Steps made one graph by torch, which runs it as it is: inductor takes seconds for each.
-
-    Most of a test's time is torch's reading of the steps: few of them, and of a small network.
-    """
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    def compiler(function, options, **named):
-        return torch._dynamo.optimize(backend, nopython=True, dynamic=False)(function)
-
-    monkeypatch.setattr(torch, "compile", compiler)
-    torch.set_num_threads(1)
-    return graphs
-
-
-@pytest.fixture
 def untraced(monkeypatch):
     """The steps run as they are, for what lies outside their graph."""
     functions = []
