@@ -51,8 +51,8 @@ def explained(error: TypeError, function: Callable) -> str:
     word = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if word is None:
         return str(error)
-    names = list(inspect.signature(function).parameters)
-    return did_you_mean(f"argument of {function.__name__}", word[1], names[1:])
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    return did_you_mean(f"argument of {function.__name__}", word[1], names)
 
 
 def listed(names: Iterable[Any], most: int = 200) -> str:
