@@ -1,4 +1,4 @@
-"""What the named networks share: checks before anything is allocated, their last layer, building."""
+"""What the named networks share: checks before anything is made, the last layer, the building."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def built(layers: Sequence[Any], input_shape: Shape | None, name: str) -> Sequen
     """A ``Sequential`` of ``layers``, built for ``input_shape`` where it is known."""
     model = Sequential(layers, name=name)
     if input_shape is not None:
-        model.build(input_shape)
+        model.build((None, *input_shape))  # the batch, then perhaps an open size
         model.given_input_shape = tuple(input_shape)  # a layer added later is built at once
     return model
