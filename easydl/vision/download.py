@@ -250,8 +250,8 @@ class _Part:
             error.close()
             if error.code == 416:  # the file ends before the part does
                 self.path.unlink(missing_ok=True)
-            why, pause = f"answer {error.code}: {error.reason}", error.headers.get("Retry-After")
-            raise _Failed(why, error.code in AGAIN, pause) from None
+            said, pause = f"answer {error.code}: {error.reason}", error.headers.get("Retry-After")
+            raise _Failed(said, error.code in AGAIN, pause) from None
         except (OSError, HTTPException) as error:
             why = getattr(error, "reason", error)
             raise _Failed(why, not isinstance(why, ssl.SSLCertVerificationError)) from None
