@@ -21,13 +21,12 @@ from easydl.layers import (
 from easydl.layers.base import Shape
 from easydl.sequential import Sequential
 from easydl.vision.architectures.shared import (
+    HE,
     built,
     check_pictures,
     check_widths,
     output_layer,
 )
-
-HE = {"activation": "relu", "kernel_initializer": "he_uniform"}
 
 
 @short_traceback

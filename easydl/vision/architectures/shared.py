@@ -11,6 +11,8 @@ from easydl.layers import BatchNormalization, Dense
 from easydl.layers.base import Shape, channels_last, checked_sample_shape
 from easydl.sequential import Sequential
 
+HE: dict[str, Any] = {"activation": "relu", "kernel_initializer": "he_uniform"}
+
 
 def check_pictures(
     network: str, shape: Any, smallest: int, example: Shape, *, may_be_open: bool = False

@@ -10,8 +10,8 @@ from easydl.errors import check_flag, check_positive_int, short_traceback
 from easydl.layers import Conv2D, Dense, Dropout, Flatten, MaxPooling2D, ReLU
 from easydl.layers.base import Shape
 from easydl.sequential import Sequential
+from easydl.vision.architectures.shared import HE, built, check_pictures, output_layer
 from easydl.vision.architectures.shared import batch_norm as normalisation
-from easydl.vision.architectures.shared import built, check_pictures, output_layer
 
 FILTERS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {  # in each of the five blocks: table 1 of the paper, columns A, B, D and E
@@ -190,13 +190,12 @@ def _vgg(
         for number in range(1, convolutions + 1):
             layers += _convolution(filters, batch_norm, f"{block}_{number}")
         layers.append(MaxPooling2D(2, name=f"pool{block}"))
-    dense = {"activation": "relu", "kernel_initializer": "he_uniform"}
     layers += [
         nn.AdaptiveAvgPool2d(7),
         Flatten(),
-        Dense(units, **dense, name="fc6"),
+        Dense(units, **HE, name="fc6"),
         Dropout(0.5),
-        Dense(units, **dense, name="fc7"),
+        Dense(units, **HE, name="fc7"),
         Dropout(0.5),
         output_layer(classes, output_activation, "fc8"),
     ]
