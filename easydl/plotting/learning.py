@@ -66,7 +66,7 @@ def confusion_matrix(y_true: Any, y_pred: Any, classes: Sequence[Any] | None = N
         'accuracy 0.7500 of 4'
     """
     true, said = class_numbers("y_true", y_true), class_numbers("y_pred", y_pred)
-    counts, names = _count(true, said, classes)
+    counts, names = count_pairs(true, said, classes)
     side = _confusion_side(names)
     figure = new_figure(side + 0.6, side)
     _draw_confusion(figure.add_subplot(), counts, names, side)
@@ -108,7 +108,7 @@ def report(
     true, said = class_numbers("y_true", y_true), probabilities.argmax(1)
     if classes is None:
         classes = range(probabilities.shape[1])
-    counts, names = _count(true, said, classes)
+    counts, names = count_pairs(true, said, classes)
     with_pictures = np.ndim(x) in (3, 4)
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
@@ -211,7 +211,7 @@ def _draw_confusion(axes: Axes, counts: np.ndarray, names: list[str], side: floa
         axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=colour)
 
 
-def _count(
+def count_pairs(
     true: np.ndarray, said: np.ndarray, classes: Sequence[Any] | None
 ) -> tuple[np.ndarray, list[str]]:
     if len(true) != len(said) or not len(true):

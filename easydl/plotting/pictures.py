@@ -130,7 +130,7 @@ def reconstructions(
         max(side * shown.shape[1] + left, 2.0), side * height / width * len(strips) + 0.2
     )
     axes = figure.add_subplot()
-    _draw_tiles(axes, shown, gap=1)
+    draw_tiles(axes, shown, gap=1)
     if titles is not None:
         axes.set_yticks([k * (height + 1) + (height - 1) / 2 for k in range(len(titles))], titles)
     return figure
@@ -173,7 +173,7 @@ def manifold(
     height, width = shown.shape[2:4]
     figure = new_figure(6.0, 6.0 * min(max(height / width, 0.25), 4.0))
     axes = figure.add_subplot()
-    _draw_tiles(axes, shown, gap=0)
+    draw_tiles(axes, shown, gap=0)
     step = math.ceil(count / 7)
     middles = np.arange(count)[::step]
     axes.set_xticks(middles * width + (width - 1) / 2, [f"{z:.2g}" for z in at[::step]])
@@ -257,7 +257,7 @@ def _in_shape(images: Any, shape: Sequence[int] | None, what: str) -> np.ndarray
     return array.reshape(-1, *shape)
 
 
-def _draw_tiles(axes: Axes, shown: np.ndarray, gap: int) -> None:
+def draw_tiles(axes: Axes, shown: np.ndarray, gap: int) -> None:
     """Pictures ``(rows, columns, H, W[, 3])`` as one image, ``gap`` white pixels between."""
     rows, columns, height, width, *rgb = shown.shape
     whole = np.ones((rows, height + gap, columns, width + gap, *rgb))
