@@ -30,6 +30,7 @@ __all__ = ["fetch"]
 
 AGAIN = {408, 416, 425, 429, 500, 502, 503, 504}  # answers that another attempt may mend
 BLOCK = 1 << 20
+PATIENCE = 2.0  # seconds after which waiting is said, and a bar is drawn
 PAUSE = 0.5  # seconds before the second attempt; doubled for each further one
 
 
@@ -194,7 +195,7 @@ def _alone(path: Path, progress: bool) -> Iterator[None]:
 
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(timeout=2)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         if progress:
             tqdm.write(f"waiting for the process that downloads {path.name}", file=sys.stderr)
@@ -219,7 +220,7 @@ class _Redirects(HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
         if not newurl.lower().startswith("https:" if req.type == "https" else "http"):
-            raise HTTPError(newurl, code, f"leads from https to {newurl:.100}", headers, fp)
+            raise HTTPError(newurl, code, f"leads from {req.type} to {newurl:.100}", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -270,7 +271,7 @@ class _Part:
             total = None if answer.length is None else start + answer.length
             self.at_once = not start and (total is not None or answer.chunked)
             size = {"initial": start, "total": total, "unit": "B", "unit_scale": True}
-            bar = tqdm(desc=self.path.stem, delay=2, disable=not progress, **size)
+            bar = tqdm(desc=self.path.stem, delay=PATIENCE, disable=not progress, **size)
             with open(self.path, "ab" if start else "wb") as file, bar:
                 done = start
                 while total is None or done < total:

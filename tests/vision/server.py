@@ -19,6 +19,7 @@ class Server(ThreadingHTTPServer):
     elsewhere (a redirect to the next word), a status such as 404, and more in ``Handler``.
     """
 
+    rest = "0"  # seconds that it wants to be left alone after a 503
     daemon_threads = True
     block_on_close = False
 
@@ -61,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         server.seen.append(row)
         self.close_connection = True
         if word.isdigit():
-            return self.begin(int(word), 0, {"Retry-After": "0"} if word == "503" else {})
+            return self.begin(int(word), 0, {"Retry-After": server.rest} if word == "503" else {})
         if word == "elsewhere":
             return self.begin(302, 0, {"Location": "/other/place/" + self.name()})
         if word == "html":
