@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easydl import plotting
+from easydl.data.pictures import raw_pictures, read_picture
 from easydl.errors import check_between, check_flag, check_positive_int, listed, short_traceback
 from easydl.plotting.shared import as_array
 from easydl.vision.looking import Look
-from easydl.vision.pictures import raw_pictures, read_picture
 from easydl.vision.watching import (
     call,
     find,
@@ -100,7 +101,6 @@ def deep_dream(
     scale = check_between("scale", scale, 1, 100, ends="(]")
     step_size = check_between("step_size", step_size, 0, 1, ends="(]")
     start, low, high, as_input = _start(model, picture, limits)
-    name, module = _deep_convolution(model) if layer is None else find(model, layer)
     generator = torch.Generator().manual_seed(check_positive_int("seed", seed, minimum=0))
     sides = [(start.shape[2] / scale**k, start.shape[3] / scale**k) for k in range(octaves)]
     sizes = [(max(round(h), 1), max(round(w), 1)) for h, w in reversed(sides)]
@@ -112,6 +112,9 @@ def deep_dream(
         disable=not check_flag("verbose", verbose),
     )
     with untouched(model, gradients=True), bar:
+        if layer is None:
+            layer = _deep_convolution(model, as_input(_resized(start, sizes[0])))
+        name, module = find(model, layer)
         added = torch.zeros_like(start)
         for number, size in enumerate(sizes, start=1):
             base, added = _resized(start, size), _resized(added, size)
@@ -185,14 +188,21 @@ def _start(
     return start, low, high, lambda x: ((x - mean) / std).to(like.dtype)
 
 
-def _deep_convolution(model: nn.Module) -> tuple[str, nn.Module]:
-    found = [(n, m) for n, m in names_of(model).items() if isinstance(m, nn.Conv2d)]
-    if not found:
+def _deep_convolution(model: nn.Module, x: Tensor) -> nn.Module:
+    """The convolution after two thirds of those that run."""
+    convolutions = [m for m in names_of(model).values() if isinstance(m, nn.Conv2d)]
+    ran: list[nn.Module] = []
+    made_for_another_size = contextlib.suppress(ValueError)  # perhaps, what comes last
+    note = hooked(convolutions, lambda module, *_: ran.append(module))
+    with note, torch.no_grad(), made_for_another_size:
+        call(model, x)
+    if not ran:
         raise ValueError(
-            f"this {type(model).__name__} has no convolution of pictures (nn.Conv2d); expected "
-            f"layer=, one of {listed(names_of(model), 380)}."
+            f"this {type(model).__name__} has no convolution of pictures (nn.Conv2d) that runs on "
+            f"one of shape {tuple(x.shape[1:])}; expected fewer octaves, a larger picture, or "
+            f"layer=, one of {listed(names_of(model), 300)}."
         )
-    return found[2 * len(found) // 3]
+    return ran[2 * len(ran) // 3]
 
 
 def _norm(
@@ -205,14 +215,16 @@ def _norm(
         found.append(output)
         raise Reached
 
-    with hooked([module], keep):
-        try:
+    try:
+        with hooked([module], keep):
             call(model, x)
-            raise never_ran(name)
-        except Reached:
-            output = found[0]
-        except ValueError as error:
-            raise ValueError(f"{str(error)[:480]} (This is {octave}: fewer may do.)") from error
+    except Reached:
+        pass
+    except ValueError as error:
+        raise ValueError(f"{str(error)[:480]} (This is {octave}: fewer may do.)") from error
+    if not found:
+        raise never_ran(name)
+    output = found[0]
     if not isinstance(output, Tensor) or output.dim() < 2:
         raise ValueError(
             f"the layer {name!r} gives a {type(output).__name__}; expected one that gives a "

@@ -125,7 +125,7 @@ def most_wrong(
         model: any classifier, ``(N, K)`` out: probabilities after a softmax or sigmoid, else
             logits.
         x: an array, paths, a folder, PIL pictures, or a Dataset.
-        y: class numbers, one-hot rows, or names of ``model.classes``; ``None`` where a Dataset
+        y: class numbers, one-hot rows, or names of ``model.class_names``; ``None`` where a Dataset
             gives them.
         n: how many.
         batch_size: pictures that the network gets at a time.
@@ -153,7 +153,7 @@ def most_wrong(
         shown_of(model, pictures),
         true[indices[:MOST_PICTURES]],
         np.exp(likely[indices[:MOST_PICTURES]]),
-        getattr(model, "classes", None),
+        getattr(model, "class_names", None),
         n,
     )
     return Ranking(indices, losses[indices], figure)
@@ -180,7 +180,7 @@ def confusion(model: nn.Module, x: Any, y: Any = None, *, batch_size: int = 128)
     """
     model = unwrapped(model)
     likely, true = _log_probabilities(model, rows_of(model, x, "x"), y, batch_size)
-    classes = getattr(model, "classes", None) or range(likely.shape[1])
+    classes = getattr(model, "class_names", None) or range(likely.shape[1])
     said = likely.argmax(1)
     counts, _ = count_pairs(true, said, classes)
     return Look(counts, plotting.confusion_matrix(true, said, classes))
@@ -234,8 +234,8 @@ def _log(scores: Tensor, ending: Any) -> Tensor:
 
 
 def _labels(model: nn.Module, y: Any) -> np.ndarray:
-    """Class numbers; of names, their places in ``model.classes``."""
-    array, classes = as_array(y), getattr(model, "classes", None)
+    """Class numbers; of names, their places in ``model.class_names``."""
+    array, classes = as_array(y), getattr(model, "class_names", None)
     if array.dtype.kind in "USO" and classes is not None:
         places = {str(name): place for place, name in enumerate(classes)}
         strange = next((one for one in array.ravel().tolist() if str(one) not in places), None)
@@ -268,7 +268,8 @@ def _features(
     last: list[Any] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        last[:] = [args[0] if before else output]
+        value = args[0] if before else output
+        last[:] = [value.detach().clone() if isinstance(value, Tensor) else value]
 
     for start in range(0, len(rows), batch_size):
         which = range(start, min(start + batch_size, len(rows)))
@@ -281,5 +282,5 @@ def _features(
             raise ValueError(
                 f"the layer {name!r} gives no tensor with a row a picture; expected another layer."
             )
-        found.append(last.pop().detach().flatten(1).clone())
+        found.append(last.pop().flatten(1))
     return torch.cat(found)

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["Look", "feature_maps", "filters", "grad_cam", "occlusion"]
 
 MOST_LAYERS = 24  # in one figure
-MOST_SHOWN = 32  # maps of a layer, pictures beside their heat maps
+MOST_ROWS = 16  # filters of more than three channels
+MOST_SHOWN = 32  # channels of them, maps of a layer, pictures beside their heat maps
 
 
 class Look(NamedTuple):
@@ -65,8 +66,8 @@ def filters(model: nn.Module, layer: Any = None) -> Look:
     """A convolution's weights as pictures: what each filter answers to.
 
     Grey is 0, white a filter's largest weight by size and black its negative. Filters of 1 or 3
-    channels are one picture each, those of others a row, a picture each channel; 256 pictures at
-    most are shown.
+    channels are one picture each, 256 at most; those of more a row each, a picture a channel, 16
+    rows of 32 at most.
 
     Args:
         model: any network.
@@ -107,8 +108,16 @@ def filters(model: nn.Module, layer: Any = None) -> Look:
     channels, height, width = weight.shape[1:]
     if channels in (1, 3):
         return Look(weight, plotting.filters(weight[:256]))
-    slices = weight[: max(256 // channels, 1), :256].reshape(-1, height, width)
-    return Look(weight, plotting.filters(slices, columns=min(channels, 32)))
+    some = weight[:MOST_ROWS, :MOST_SHOWN]
+    largest = abs(some).max((1, 2, 3), keepdims=True)
+    grid = 0.5 + some / np.where(largest > 0, 2 * largest, 1.0)
+    figure = new_figure(9.0, 9.0 * len(grid) * height / (grid.shape[1] * width) + 0.25)
+    axes = figure.add_subplot()
+    draw_tiles(axes, grid, gap=1)
+    axes.set_title(
+        f"{name}: {_so_many(some, weight)} filters, {_so_many(some[0], weight[0])} channels"
+    )
+    return Look(weight, figure)
 
 
 @short_traceback
@@ -183,8 +192,8 @@ def grad_cam(model: nn.Module, x: Any, target: Any = None, layer: Any = None) ->
     Args:
         model: any classifier, ``(N, K)`` out.
         x: pictures: a path, paths, PIL pictures, or arrays ``(N, C, H, W)`` or ``(C, H, W)``.
-        target: a class number, a name of ``model.classes``, or one a picture; by default the class
-            that the network says. A sigmoid of one unit has the classes 0 and 1.
+        target: a class number, a name of ``model.class_names``, or one a picture; by default the
+            class that the network says. A sigmoid of one unit has the classes 0 and 1.
         layer: by name or itself; by default the last whose maps are larger than 1 × 1. Of one that
             runs several times, the last time counts.
 
@@ -287,6 +296,11 @@ def occlusion(
             f"{min(height, width)}."
         )
     stride = check_positive_int("stride", max(window // 2, 1) if stride is None else stride)
+    if stride > window:
+        raise ValueError(
+            f"stride={stride} was given for window={window}, so that pixels between would never be "
+            "hidden; expected at most the window."
+        )
     batch_size = check_positive_int("batch_size", batch_size)
     down, right = (_covered(size, window, stride).to(x.device) for size in (height, width))
     down, right = down.repeat_interleave(len(right), 0), right.repeat(len(down), 1)  # (P, H or W)
@@ -333,7 +347,7 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 def _targets(model: nn.Module, scores: Tensor, target: Any) -> Tensor:
     """The class number of each row."""
-    count, classes = scores.shape[1], getattr(model, "classes", None)
+    count, classes = scores.shape[1], getattr(model, "class_names", None)
     if target is None:
         return scores.argmax(1)
     given = list(target) if isinstance(target, (list, tuple, np.ndarray, Tensor)) else [target]
@@ -359,7 +373,7 @@ def _targets(model: nn.Module, scores: Tensor, target: Any) -> Tensor:
 
 
 def _names(model: nn.Module, numbers: Tensor) -> list[str]:
-    classes = getattr(model, "classes", None)
+    classes = getattr(model, "class_names", None)
     return [str(n if classes is None else classes[n]) for n in numbers.tolist()]
 
 
@@ -407,6 +421,11 @@ def _draw_heat(
     both = both.reshape(-1, *rgb.shape[1:]).transpose(0, 3, 1, 2).clip(0, 1)
     names = [text for title in titles for text in (title, "")]
     return plotting.pictures(both, names, columns=2 * min(len(heat), 4))
+
+
+def _so_many(some: Any, all_of_them: Any) -> str:
+    count = len(all_of_them)
+    return str(count) if len(some) == count else f"{len(some)} of {count}"
 
 
 def _draw_maps(values: dict[str, np.ndarray]) -> Figure:

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from easydl.callbacks.backup import random_state, set_random_state
 from easydl.data.convert import check_finite, to_tensor
+from easydl.data.pictures import has_transforms, is_picture, raw_pictures, transforms_of
 from easydl.errors import did_you_mean, listed
 from easydl.plotting.shared import as_array
 from easydl.saving.weights import has_open_shapes
 from easydl.training.trainable import evaluation_mode, modes_of, restore_modes
-from easydl.vision.pictures import has_transforms, is_picture, raw_pictures, transforms_of
 
 #: where the layers are written whose outputs one wants to see
 SEEN = (
@@ -185,7 +185,7 @@ def rows_of(model: nn.Module, x: Any, what: str) -> Any:
     """
     if isinstance(x, DataLoader):
         raise ValueError(f"{what} is a DataLoader; expected its Dataset: write {what}.dataset.")
-    rows: Any = x
+    rows: Any = x.made_for(model) if hasattr(x, "made_for") else x  # image_folder's pictures
     if not isinstance(x, Dataset) or isinstance(x, IterableDataset):
         rows = raw_pictures(model, x)
     if rows is None:
