@@ -80,7 +80,7 @@ def refused(server: Server, *words: str) -> Iterator[None]:
 
 def process(get: Get, url: str, folder: Path):
     """``get`` in a process of its own, which exits with 0 where it went well."""
-    child = fork.Process(target=get, args=(url,), kwargs={"folder": folder})
+    child = fork.Process(target=get, args=(url,), kwargs={"folder": folder}, daemon=True)
     child.start()
     return child
 

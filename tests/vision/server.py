@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
             if word == "slow":
                 time.sleep(0.01)
         if word == "stall":
-            server.over.wait(20)
+            server.over.wait(60)
 
     def name(self) -> str:
         return self.path.split("?")[0].rsplit("/", 1)[-1]
