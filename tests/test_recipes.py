@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +60,17 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
         lambda easydl, sklearn: 0.97 <= sklearn <= easydl,
     ),
     "lenet5_digits": (r"mean of 3 seeds: easydl (\S+)", lambda easydl: easydl >= 0.99),
+    "convolution_by_hand": (
+        r"by loops:\n  4 3 4\n  2 4 3\n  2 3 4\nloops .* (\S+)\nConv2D .* (\S+)\nmatrix .* (\S+)\n"
+        r"[\s\S]*: (\d+) of 225 entries connect .*with (\d+) weights"
+        r"[\s\S]*places: (\S+)[\s\S]*weights of their own · (\S+) million",
+        lambda *found: found == (0, 0, 0, 81, 9, 0, 4),
+    ),
+    "depth_and_error": (
+        r"best: (\d+) hidden layers, (\S+) %; logistic regression (\S+) %",
+        lambda depth, error, linear: depth in (1, 2, 4, 8, 12) and error <= linear,
+    ),
+    "mnist_lenet5": (r"digits · seed 0 · test accuracy (\S+)", lambda accuracy: accuracy >= 0.97),
     "lstm_digits": (r"mean of 3 seeds: easydl (\S+)", lambda easydl: easydl >= 0.975),
     "series_lstm": (
         r"LSTM (\S+) \(mean of 3 seeds\) · autoregression (\S+) · persistence (\S+)",
@@ -70,6 +83,8 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
 }
 # longer than about 15 s; the demo trains a LeNet-5 in the default suite, series_lstm an LSTM
 SLOW = {
+    "depth_and_error",
+    "mnist_lenet5",
     "lstm_digits",
     "autoencoder_vs_pca",
     "dbn_pretraining",
@@ -97,7 +112,7 @@ def test_recipe_is_short_and_says_what_it_measured(path):
     assert re.search(r"^Measured", opening, re.MULTILINE)
 
 
-def run(path: Path, folder: Path) -> subprocess.CompletedProcess:
+def run(path: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     # One thread: beside other work, several threads on networks this small wait for each other.
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
@@ -105,7 +120,11 @@ def run(path: Path, folder: Path) -> subprocess.CompletedProcess:
         "MPLBACKEND": "agg",
     }
     return subprocess.run(
-        [sys.executable, path], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, path, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -134,3 +153,50 @@ def test_recipe_reaches_its_goal(path, runs):
     assert found, f"no line matches {pattern!r} in:\n{done.stdout}"
     numbers = [float(number) for number in found.groups()]
     assert holds(*numbers), f"{found[0]!r} misses the goal"
+
+
+def write_mnist(folder: Path, rows: int) -> None:
+    """MNIST's four files with few pictures: class k has a white bar at height 2k + 4."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    labels = np.arange(rows, dtype=np.uint8) % 10
+    pictures = np.zeros((rows, 28, 28), dtype=np.uint8)
+    for row, label in enumerate(labels):
+        pictures[row, 2 * label + 4 : 2 * label + 6] = 255
+    for part in ("train", "t10k"):
+        header = b"\0\0\x08\x03" + struct.pack(">3I", rows, 28, 28)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pictures.tobytes())
+        header = b"\0\0\x08\x01" + struct.pack(">I", rows)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+def test_mnist_lenet5_reads_mnist_where_its_files_are(tmp_path):
+    write_mnist(tmp_path / "here", 500)
+    recipe = ROOT / "recipes" / "mnist_lenet5.py"
+    done = run(recipe, tmp_path, "--data", "here", "--download", "--epochs", "8")
+    assert done.returncode == 0, done.stderr
+    assert "MNIST: 500 digits for training, 500 for the test" in done.stdout
+    assert "61,706" in done.stdout
+    accuracy = re.search(r"MNIST · seed 0 · test accuracy (\S+)", done.stdout)
+    assert accuracy and float(accuracy[1]) >= 0.9, done.stdout
+    assert "nearest three of 500 digits: 1.0000" in done.stdout
+    assert "the literature's: 0.9905" in done.stdout
+
+
+@pytest.mark.slow
+def test_mnist_lenet5_says_where_files_belong_when_nothing_can_be_fetched(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+    done = run(ROOT / "recipes" / "mnist_lenet5.py", tmp_path, "--download")
+    assert done.returncode == 1
+    assert "the download failed" in done.stderr and "data/MNIST/raw" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_mnist_lenet5_says_what_to_write_when_there_is_no_mnist(tmp_path):
+    done = run(ROOT / "recipes" / "mnist_lenet5.py", tmp_path, "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "there is no MNIST in data/MNIST/raw" in done.stdout and "--download" in done.stdout
+    assert "1347 digits for training, 450 for the test" in done.stdout
+    assert list(tmp_path.iterdir()) == []
