@@ -21,6 +21,7 @@ from easydl import (
     plotting,
     regularizers,
     utils,
+    vision,
 )
 from easydl.autoencoders import *  # noqa: F403
 from easydl.autoencoders import __all__ as _autoencoders
@@ -39,6 +40,9 @@ from easydl.sequential import Sequential
 from easydl.utils import seed
 from easydl.variational import *  # noqa: F403
 from easydl.variational import __all__ as _variational
+from easydl.vision import finetune, pretrained
+from easydl.vision.architectures import *  # noqa: F403
+from easydl.vision.architectures import __all__ as _architectures
 
 __version__ = "0.1.0"
 
@@ -51,6 +55,7 @@ __all__ = [
     "callbacks",
     "constraints",
     "data",
+    "finetune",
     "initializers",
     "layers",
     "load_keras",
@@ -60,9 +65,12 @@ __all__ = [
     "models",
     "optimizers",
     "plotting",
+    "pretrained",
     "regularizers",
     "seed",
     "utils",
+    "vision",
+    *_architectures,
     *_layer_names,
     *_autoencoders,
     *_boltzmann,

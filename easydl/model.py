@@ -16,8 +16,10 @@ from easydl import saving
 from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
-from easydl.data import Arrays, Stream, as_source
+from easydl.data import Arrays, Stream, as_source, picture_sets
 from easydl.data.convert import Tree, leaves, rows_of
+from easydl.data.picture_sets import PictureData
+from easydl.data.pictures import is_single
 from easydl.data.stream import reading
 from easydl.errors import (
     check_between,
@@ -28,7 +30,7 @@ from easydl.errors import (
     warn_user,
 )
 from easydl.layers.base import keep_activities, parts_of
-from easydl.training import prepare
+from easydl.training import groups, prepare
 from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, run_epochs
 from easydl.training.step import NotFinite
@@ -83,6 +85,9 @@ class Model(nn.Module):
         self.widest_row = 0  # the most numbers of a sample that one of its modules was seen to take
         self.inputs_known: tuple | None = None  # the kind of array that its last one was
         self.column_names: dict[str, list] = {}  # of the tables that it was fitted to
+        self.class_names: list[str] | None = None  #: of the classes, where pictures brought them
+        self.transforms: Any = None  #: what makes a picture ready, ``dl.vision.Transforms``
+        self.learning_rate_shares: dict[str, float] = {}  # by layer, see spread_learning_rate
         self._compiled: Any = None
         self._has_learned = network is not None
         self._has_warned = False  # that it has not
@@ -205,8 +210,11 @@ class Model(nn.Module):
 
     @property
     def learning_rate(self) -> float:
-        """The optimizer's learning rate; assigning sets it for every parameter group."""
-        return self._require_optimizer().param_groups[0]["lr"]
+        """The optimizer's learning rate, the highest of its groups; assigning sets it for all.
+
+        Layers that learn at a share of it (``spread_learning_rate``) keep their share.
+        """
+        return max(group["lr"] for group in self._require_optimizer().param_groups)
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
@@ -217,6 +225,9 @@ class Model(nn.Module):
                 f"model.learning_rate = {value:g} was set, but compile has a schedule, which sets "
                 "it anew; expected one of them. Write compile(optimizer=…) with a number."
             )
+        if state.is_spread:
+            groups.regroup(self, state, value)
+            return
         for group in self._require_optimizer().param_groups:
             group["lr"] = value
 
@@ -396,9 +407,15 @@ class Model(nn.Module):
         if backup is not None:
             backup.look()
         self._use_device()
-        source = as_source(x, y, sample_weight)
+        if isinstance(x, PictureData):
+            x, validation_data = (
+                x.train,
+                x.validation if validation_data is None else validation_data,
+            )
+        source = self._source(x, y, sample_weight)
         prepare.get_ready(self, source)
         prepare.check_learns(self)
+        picture_sets.remember(self, source)
         self.column_names = source.columns | self.column_names
         random_rows = split != "tail" and validation_split
         draws = isinstance(source, Arrays) or not source.brings_its_order
@@ -479,7 +496,7 @@ class Model(nn.Module):
         """
         state = self._require_compiled("evaluate")
         self._use_device()
-        source = as_source(x, y, sample_weight)
+        source = self._source(x, y, sample_weight)
         prepare.get_ready(self, source)
         prepare.cut_for_a_pass(self, source, batch_size, steps, state.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
@@ -509,7 +526,7 @@ class Model(nn.Module):
         Returns:
             one NumPy float32 array ``(N, …)``; a list for several outputs, a dict for named ones.
         """
-        source = as_source(x)
+        source = self._source(x)
         prepare.get_inputs_ready(self, source)
         if not self._has_learned and not self._has_warned:
             self._has_warned = True
@@ -536,7 +553,7 @@ class Model(nn.Module):
         Returns:
             one NumPy array ``(N, …)``; a list for a tuple, a dict for a dict.
         """
-        source = as_source(x)
+        source = self._source(x)
         prepare.get_inputs_ready(self, source)
         prepare.cut_for_a_pass(self, source, batch_size, None, self.device)
         with reading(source):
@@ -596,6 +613,56 @@ class Model(nn.Module):
         return outputs.argmax(-1)
 
     @short_traceback
+    def predict_labels(self, x: Any, top: int = 1, batch_size: int | None = None) -> Any:
+        """The most likely classes with their probabilities.
+
+        Args:
+            x: as in ``predict``: a picture's path, several, a folder, arrays …
+            top: how many classes of each.
+            batch_size: rows at a time.
+
+        Returns:
+            ``[(label, probability), …]`` for one path or picture, the likeliest first; a list of
+            such for everything else. A label is the class's name, or its number.
+
+        Raises:
+            ValueError: outputs that are no probabilities of classes.
+
+        Example:
+            >>> import easydl as dl
+            >>> model = dl.Sequential([dl.Dense(2, activation="softmax", input_dim=3)])
+            >>> model.set_weights([np.eye(2, 3) * 9, np.zeros(2)])
+            >>> model.class_names = ["cat", "dog"]
+            >>> model.predict_labels(np.array([[1.0, 0.0, 0.0]]))
+            [[('cat', 0.9998766183853149)]]
+        """
+        return predict_labels(self, x, top, batch_size)
+
+    @short_traceback
+    def features(
+        self, x: Any, layer: Any = None, batch_size: int | None = None, *, cache: Any = None
+    ) -> np.ndarray:
+        """What a layer says of every row: descriptors for k-NN, SVM or logistic regression.
+
+        Args:
+            x: as in ``predict``.
+            layer: a layer's name (``"layer3"``, as in ``summary`` or ``named_modules``) or the
+                module; ``None``: what the last layer with weights takes in.
+            batch_size: rows at a time.
+            cache: a folder where they are kept, and found again for the same weights and data.
+
+        Returns:
+            float32 ``(N, features)``; maps ``(C, H, W)`` are averaged over their positions, of
+            other outputs all numbers stand in a row.
+
+        Raises:
+            ValueError: no such layer, with the nearest name.
+        """
+        from easydl.vision.features import features
+
+        return features(self, x, layer, batch_size, cache)
+
+    @short_traceback
     def train_on_batch(
         self,
         x: Any,
@@ -625,7 +692,7 @@ class Model(nn.Module):
     ) -> Any:
         state = self._compiled
         self._use_device()
-        source = as_source(x, y, sample_weight)
+        source = self._source(x, y, sample_weight)
         prepare.get_ready(self, source)
         prepare.apply_class_weight(self, source, class_weight)
         if learn:
@@ -690,6 +757,67 @@ class Model(nn.Module):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         set_trainable(self, bool(value))
+
+    def freeze(self, until: str | int | None = None) -> None:
+        """Keep the first layers as they are, BatchNorm's statistics too; live, in every ``fit``.
+
+        Frozen layers stay frozen in a saved model. What comes from ``until`` on is left as it was.
+
+        Args:
+            until: the first layer that goes on learning, by its name (``"layer4"``, ``"3"``) or by
+                how many groups of layers with weights come before it (``layer_groups()`` lists
+                them); ``None``: all but the last, the head.
+
+        Raises:
+            ValueError: no such layer, with the nearest name.
+
+        Example:
+            >>> import easydl as dl
+            >>> model = dl.Sequential([dl.Dense(4, input_dim=3), dl.Dense(2)])
+            >>> model.freeze()
+            >>> [layer.trainable for layer in model.layers]
+            [False, True]
+        """
+        groups.freeze(self, until)
+
+    def unfreeze(self, n: int | None = None) -> None:
+        """Let the last ``n`` groups of layers with weights learn again, or all; live."""
+        groups.unfreeze(self, n)
+
+    def layer_groups(self) -> dict[str, int]:
+        """The groups that ``freeze`` and ``unfreeze`` count, first to last, with their weights."""
+        return {
+            name: sum(p.numel() for p in groups.parameters_of(parts))
+            for name, parts in groups.layer_groups(self).items()
+        }
+
+    def spread_learning_rate(self, ratio: float | dict[str, float] | None = 100.0) -> None:
+        """Let the first layers learn more slowly than the head: for fine-tuning; live.
+
+        The learning rate of ``compile`` or of its schedule is the head's. It holds until it is
+        called again, whatever ``compile`` is told later; the optimizer keeps its state.
+
+        Reference: Howard and Ruder, 2018, Universal Language Model Fine-tuning, section 3.2.
+
+        Args:
+            ratio: by what factor the first group of layers learns more slowly; those between are
+                spread evenly by factors. Or shares from 0 to 1 by layer, ``{"layer4": 0.1}``, 1
+                for the rest. ``None``: all alike again.
+
+        Raises:
+            ValueError: a ratio below 1, an unknown layer, an optimizer with groups of its own.
+        """
+        spread = 1.0 if ratio is None else ratio
+        shares = groups.shares_for(self, spread)
+        before, self.learning_rate_shares = self.learning_rate_shares, shares
+        if min(shares.values()) == 1:
+            self.learning_rate_shares = {}
+        if self.optimizer is not None:
+            try:
+                groups.regroup(self, self._compiled)
+            except ValueError:
+                self.learning_rate_shares = before
+                raise
 
     @property
     def is_built(self) -> bool:
@@ -903,6 +1031,10 @@ class Model(nn.Module):
         saving.load_weights(self, path)
         self._has_learned = True
 
+    def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Arrays | Stream:
+        """What a verb was given, with pictures made ready as the model wants them."""
+        return as_source(*picture_sets.readable(self, x, y), sample_weight)
+
     # -- shared by the verbs ------------------------------------------------------------------
 
     def _require_compiled(self, verb: str) -> Compiled:
@@ -938,6 +1070,33 @@ class Model(nn.Module):
             hook.set_model(self)
             hook.set_params({"verbose": verbose, "epochs": epochs, "steps": steps})
         return hooks
+
+
+def predict_labels(model: Model, x: Any, top: int, batch_size: int | None) -> Any:
+    """See ``Model.predict_labels``."""
+    single = is_single(model, x)
+    probabilities = model.predict(x, batch_size)
+    if not isinstance(probabilities, np.ndarray) or probabilities.ndim != 2:
+        raise ValueError(
+            f"predict gives {getattr(probabilities, 'shape', type(probabilities).__name__)}; "
+            "expected probabilities (N, classes)."
+        )
+    if probabilities.shape[1] == 1:
+        probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
+    sums = probabilities.sum(1)
+    if probabilities.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+        raise ValueError(
+            f"the outputs lie in {probabilities.min():.3g} … {probabilities.max():.3g} and sum to "
+            f"{sums[0]:.3g}, so they are no probabilities; expected a last softmax or sigmoid."
+        )
+    count = probabilities.shape[1]
+    names: Sequence[Any] = range(count) if model.class_names is None else model.class_names
+    if len(names) != count:
+        raise ValueError(f"class_names lists {len(names)} names for {count} outputs.")
+    top = min(check_positive_int("top", top), count)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    labels = [[(names[i], float(row[i])) for i in order] for row, order in zip(probabilities, best)]
+    return labels[0] if single else labels
 
 
 def sample_shape(shape: Any) -> tuple[int | None, ...]:

@@ -14,20 +14,21 @@ import easydl as dl
 #: module -> its public names; a change here is a change for every user, and goes to the CHANGELOG
 PUBLIC = {
     "easydl": """
-        Activation Add Autoencoder AveragePooling1D AveragePooling2D AveragePooling3D
+        Activation Add AlexNet Autoencoder AveragePooling1D AveragePooling2D AveragePooling3D
         BatchNormalization Bidirectional Branches Callback Concatenate Conv1D Conv2D
-        Conv2DTranspose Conv3D Cropping2D DBN DeepKalmanFilter DenoisingAutoencoder Dense
-        DepthwiseConv2D Dropout ELU Embedding Flatten GELU GRU GaussianNoise
-        GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D
-        GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization Hardsigmoid Hardswish Hardtanh
-        History Input LSTM Lambda Layer LayerNormalization LeakyReLU LocallyConnected1D
-        LocallyConnected2D MaskingNoise MaxPooling1D MaxPooling2D MaxPooling3D Mish Model
-        Multiply PReLU Permute RBM ReLU RepeatVector Reshape Residual SELU SaltAndPepperNoise
-        SemiSupervisedVAE SeparableConv2D Sequential SiLU Sigmoid SimpleRNN Softmax Softplus
-        Softsign SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedAutoencoder Swish
-        Tanh TimeDistributed UpSampling2D VAE ZeroPadding2D activations callbacks constraints
-        data initializers layers load_keras load_model losses metrics models optimizers
-        plotting regularizers seed utils
+        Conv2DTranspose Conv3D Cropping2D DBN DeepFace DeepKalmanFilter DenoisingAutoencoder Dense
+        DepthwiseConv2D Dropout ELU Embedding Flatten GELU GRU GaussianNoise GlobalAveragePooling1D
+        GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D
+        GlobalMaxPooling3D GroupNormalization Hardsigmoid Hardswish Hardtanh History InceptionBlock
+        Input LSTM LSTMStack Lambda Layer LayerNormalization LeNet5 LeakyReLU LocallyConnected1D
+        LocallyConnected2D MLP MaskingNoise MaxPooling1D MaxPooling2D MaxPooling3D Mish Model
+        Multiply PReLU Permute RBM ReLU RepeatVector ResNet Reshape Residual SELU
+        SaltAndPepperNoise SemiSupervisedVAE SeparableConv2D Sequential SiLU Sigmoid SimpleRNN
+        SmallVGG Softmax Softplus Softsign SpatialDropout1D SpatialDropout2D SpatialDropout3D
+        StackedAutoencoder Swish Tanh TimeDistributed UpSampling2D VAE VGG11 VGG13 VGG16 VGG19
+        ZeroPadding2D activations callbacks constraints data finetune initializers layers
+        load_keras load_model losses metrics models optimizers plotting pretrained regularizers
+        seed utils vision
     """,
     "easydl.activations": """
         get trace_module traced
@@ -41,7 +42,7 @@ PUBLIC = {
         MaxNorm MinMaxNorm NonNeg UnitNorm get
     """,
     "easydl.data": """
-        parquet
+        image_folder images parquet
     """,
     "easydl.initializers": """
         Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity LecunNormal
@@ -91,6 +92,12 @@ PUBLIC = {
     """,
     "easydl.utils": """
         pad_sequences seed set_random_seed to_categorical
+    """,
+    "easydl.vision": """
+        AlexNet Classifier DeepFace GradualUnfreezing InceptionBlock LSTMStack LeNet5 Look MLP
+        Ranking ResNet SmallVGG Transforms VGG11 VGG13 VGG16 VGG19 confusion deep_dream
+        feature_maps fetch filters finetune grad_cam most_wrong neighbours occlusion pretrained
+        read_picture torchvision
     """,
 }
 

@@ -52,6 +52,15 @@ class History(Callback):
         self._take(self._logs)
         return super().state_dict()
 
+    def prepend(self, earlier: History) -> None:
+        """Take in the epochs of a ``fit`` before this one."""
+        names = dict.fromkeys([*earlier.history, *self.history])
+        for kept in ("history", "_epochs"):
+            first, last = getattr(earlier, kept), getattr(self, kept)
+            joined = {name: first.get(name, []) + last.get(name, []) for name in names}
+            setattr(self, kept, joined)
+        self.epoch = earlier.epoch + self.epoch
+
     def on_train_begin(self, logs: Logs = None) -> None:
         self._reset()
 

@@ -67,10 +67,13 @@ def table() -> dict[str, Any]:
         semisupervised,
         variational,
     )
+    from easydl.data.pictures import Transforms
     from easydl.model import Model
     from easydl.sequential import Sequential
+    from easydl.vision.classifier import Classifier
 
     found: dict[str, Any] = {"Sequential": Sequential, "Model": Model}
+    found |= {"vision.Classifier": Classifier, "vision.Transforms": Transforms}
     found |= {name: getattr(layers, name) for name in layers.__all__}
     del found["Input"], found["Layer"], found["Swish"]  # no layers of their own
     for room in (autoencoders, boltzmann, kalman, semisupervised, variational):

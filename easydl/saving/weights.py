@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,20 +177,7 @@ def load_weights(model: nn.Module, path: Any) -> None:
         from easydl.saving.keras_weights import load_keras_weights
 
         return load_keras_weights(model, path)
-    if path.suffix.lower() in (".pt", ".pth"):
-        from easydl.saving.torchfile import read_torch_file
-
-        tensors = read_torch_file(path)
-    elif path.suffix.lower() in WHOLE:
-        with Reader(path) as reader:
-            tensors = from_safetensors(reader.read(MEMBERS[0]), what)
-    else:
-        if int.from_bytes(head, "little") > LARGEST_HEADER:  # no length, but another format's name
-            raise ValueError(
-                f"{what} is no whole safetensors file ({what_is(head)}); expected one of "
-                "save_weights, or a name that ends as its format does: .easydl, .pt or .pth."
-            )
-        tensors = from_safetensors(path.read_bytes(), what)
+    tensors = read_tensors(path)
     own = model.state_dict()
     check_same_architecture(own, tensors, what)
     for key, tensor in tensors.items():
@@ -199,6 +187,29 @@ def load_weights(model: nn.Module, path: Any) -> None:
             )
     check_finite(model, tensors, what)
     model.load_state_dict(tensors)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors by name in a safetensors, ``.easydl``, ``.pt`` or ``.pth`` file, CPU.
+
+    Raises:
+        ValueError: a damaged file, or one of another format.
+    """
+    what = repr(str(path)[-200:])
+    if path.suffix.lower() in (".pt", ".pth"):
+        from easydl.saving.torchfile import read_torch_file
+
+        return read_torch_file(path)
+    if path.suffix.lower() in WHOLE:
+        with Reader(path) as reader:
+            return from_safetensors(reader.read(MEMBERS[0]), what)
+    content = path.read_bytes()
+    if int.from_bytes(content[:8], "little") > LARGEST_HEADER:  # another format's name
+        raise ValueError(
+            f"{what} is no whole safetensors file ({what_is(content[:8])}); expected one of "
+            "save_weights, or a name that ends as its format does: .easydl, .pt or .pth."
+        )
+    return from_safetensors(content, what)
 
 
 def is_strict(model: Any) -> bool:

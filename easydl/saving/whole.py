@@ -27,6 +27,7 @@ from easydl.saving.weights import (
 )
 
 WEIGHTS, OPTIMIZER, TRAINER, STATES = MEMBERS
+EXTRAS = ("class_names", "learning_rate_shares", "provenance", "transforms")  # of the model
 
 
 def save_model(
@@ -89,7 +90,11 @@ def contents(
         "history": _history_to_json(encoder, model.history),
         "compile": _compile_to_json(encoder, model),
         "training": None,
-        "extras": {},  # room for classes, transforms, a tokenizer
+        "extras": {
+            name: encoder.encode(getattr(model, name), name)
+            for name in EXTRAS
+            if getattr(model, name, None)
+        },
     }
     members = {WEIGHTS: to_safetensors(state)}
     if include_optimizer and model.optimizer is not None:
@@ -155,7 +160,7 @@ def load_model(path: Any, custom_objects: dict[str, Any] | None = None) -> Any:
 
 def restored(manifest: Any, reader: Reader, custom_objects: Any, what: str) -> Any:
     """The model in ``reader``: built without memory, compared, then given its numbers."""
-    if manifest["extras"] != {}:
+    if not isinstance(manifest["extras"], dict) or set(manifest["extras"]) - set(EXTRAS):
         raise ValueError("it has extras that this easydl does not know: update easydl")
     model, decoder = _rebuilt(manifest, custom_objects)
     expected = model.state_dict()
@@ -192,6 +197,8 @@ def restored(manifest: Any, reader: Reader, custom_objects: Any, what: str) -> A
     model.column_names = decoder.decode(manifest["column_names"])
     model._has_learned = bool(manifest["has_learned"])
     model.history = _history_from_json(decoder, manifest["history"])
+    for name, value in manifest["extras"].items():
+        setattr(model, name, _checked_extra(name, decoder.decode(value)))
     if manifest["compile"] is not None:
         _compile_from_json(decoder, model, manifest["compile"])
         _lay_out(model.state_dict(keep_vars=True), manifest["channels_last"])
@@ -203,6 +210,20 @@ def restored(manifest: Any, reader: Reader, custom_objects: Any, what: str) -> A
                 model, decoder.decode(manifest["training"]), from_safetensors(content, what)
             )
     return model
+
+
+def _checked_extra(name: str, value: Any) -> Any:
+    """A value of the kind that the model's code counts on."""
+    fits = {
+        "class_names": isinstance(value, list) and all(isinstance(v, str) for v in value),
+        "learning_rate_shares": isinstance(value, dict)
+        and all(isinstance(v, float) and 0 <= v <= 1 for v in value.values()),
+        "provenance": isinstance(value, dict),
+        "transforms": callable(value),
+    }
+    if not fits[name]:
+        raise ValueError(f"its {name} are a {type(value).__name__}")
+    return value
 
 
 class _NoDraws(TorchFunctionMode):

@@ -20,6 +20,7 @@ from easydl.errors import (
     listed,
 )
 from easydl.layers.base import keep_activities
+from easydl.training.groups import regroup
 from easydl.training.heads import Head, ending_of
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Compiled:
         self.active: list[nn.Module] = []
         self.step_scheduler: Any = None
         self.epoch_scheduler: Any = None
+        self.is_spread = False  # whether layers learn at shares of the learning rate
         self.waiting_batches = self.waiting_rows = 0
         self.heads: list[Head] = []
         self.heads_key: Any = None
@@ -151,15 +153,20 @@ class Compiled:
                     module.to(memory_format=torch.channels_last)  # 8 % of a LeNet-5's step
         self.optimizer = self.optimizer_spec.make(self.parameters)
         start_fused_momentum(self.optimizer)
-        schedule = self.schedule
-        if schedule is None:
-            schedule = getattr(self.optimizer_spec, "schedule", None)
-        if schedule is not None:
-            scheduler = schedule.make(self.optimizer)
+        if model.learning_rate_shares:
+            regroup(model, self)
+        if self.own_schedule is not None:
+            scheduler = self.own_schedule.make(self.optimizer)
             if getattr(scheduler, "easydl_interval", "epoch") == "step":
                 self.step_scheduler = scheduler
             else:
                 self.epoch_scheduler = scheduler
+
+    @property
+    def own_schedule(self) -> Any:
+        """The schedule that ``compile`` was given, alone or as the optimizer's learning rate."""
+        own = getattr(self.optimizer_spec, "schedule", None)
+        return own if self.schedule is None else self.schedule
 
     # -- outputs -----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree, rows_of
+from easydl.data.picture_sets import readable
 from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
 from easydl.data.split import split_rows, warn_of_missing_classes
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from easydl.model import Model
 
 Source = Arrays | Stream
+#: where compute_loss compares outputs with targets: Model's own, and those that add to it
+STANDARD = ("easydl.model", "easydl.autoencoders.family", "easydl.vision.classifier")
 
 
 def get_ready(model: Model, source: Source, what: str = "") -> None:
@@ -326,8 +329,8 @@ def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:
 
 
 def has_standard_loss(model: Model) -> bool:
-    """Whether the loss compares outputs with targets: ``compute_loss`` is Model's or adds to it."""
-    return type(model).compute_loss.__module__ in ("easydl.model", "easydl.autoencoders.family")
+    """Whether the loss compares outputs with targets."""
+    return type(model).compute_loss.__module__ in STANDARD
 
 
 def input_dtype(model: nn.Module) -> torch.dtype:
@@ -459,9 +462,10 @@ def hold_out(
         batches = isinstance(parts, list) and all(isinstance(p, tuple) for p in parts)
         if isinstance(parts, (tuple, list)) and len(parts) in (2, 3) and not batches:
             x, y, weights = (*parts, None)[:3]
-            validation = as_source(x, y, weights, what="x of validation_data")
+            what = "x of validation_data"
         else:
-            validation = as_source(parts, what="validation_data")
+            x, y, weights, what = parts, None, None, "validation_data"
+        validation = as_source(*readable(model, x, y), weights, what)
         get_ready(model, validation, what="validation_data")
         train = source
     elif split in ("random", "stratified") and not validation_split:

@@ -1,0 +1,432 @@
+"""Pictures and their classes: from folders, arrays or a Dataset, for training and validation.
+
+torchvision and PIL are imported when the first picture is looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from easydl.data.augmentation import augmentation, check_augment, mixer
+from easydl.data.pictures import (
+    Transforms,
+    check_all,
+    files_in,
+    has_transforms,
+    raw_pictures,
+    read_picture,
+    suffixes,
+    transforms_of,
+)
+from easydl.data.split import split_rows
+from easydl.errors import check_flag, listed
+
+PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid")}
+
+
+class Pictures(Dataset):
+    """Pictures with their class numbers, read one by one when they are needed.
+
+    ``image_folder`` and ``images`` make it. Give it to ``fit``, ``evaluate``, ``predict`` or
+    ``features``: the model says how its pictures are made ready.
+
+    Args:
+        pictures: paths, PIL pictures or arrays, or a Dataset that gives ``(picture, class)``.
+        labels: the class number of each; ``None``: not known.
+        class_names: in the order of the numbers.
+        transforms: picture -> tensor ``(C, H, W)``; ``None``: the model's.
+        size: pixels, where the model's transforms are to give another size.
+        augment: how pictures are changed at random, see ``image_folder``.
+        mix: ``"mixup"``, ``"cutmix"``, ``"both"``: each batch mixed; ``None``: not.
+        shares: whether targets are shares of the classes, (C,), in place of class numbers.
+
+    Shape:
+        a sample is ``(tensor (C, H, W), class number)``, or the tensor alone.
+    """
+
+    def __init__(
+        self,
+        pictures: Any,
+        labels: Any = None,
+        class_names: Sequence[str] | None = None,
+        *,
+        transforms: Any = None,
+        size: Any = None,
+        augment: Any = None,
+        mix: str | None = None,
+        shares: bool = False,
+    ):
+        self.pictures = pictures
+        self.labels = None if labels is None else torch.as_tensor(labels).long()
+        self.class_names = None if class_names is None else list(class_names)
+        self.transforms, self.size = transforms, size
+        self.augment, self.mix, self.shares = augment, mix, shares
+        self._change: Callable | None = None  # what makes one ready, known with the model
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, row: int) -> Any:
+        if self._change is None:
+            raise ValueError(
+                "these pictures were asked for before a model said how they are made ready; "
+                "expected model.fit(data.train), or image_folder(…, transforms=function)."
+            )
+        picture, label = self.pictures[row], None
+        if isinstance(picture, tuple):
+            picture, label = picture
+        label = label if self.labels is None else self.labels[row]
+        tensor = self._change(picture)
+        if label is None:
+            return tensor
+        return tensor, self._share(label) if self.shares else label
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        samples = [self[row] for row in rows]
+        if self.mix is None:
+            return samples
+        x, shares = (torch.stack(part) for part in zip(*samples))
+        mixed = mixer(self.mix, shares.shape[1])
+        return list(zip(*mixed(x, shares.argmax(1))))
+
+    def _share(self, label: Any) -> Tensor:
+        assert self.class_names is not None
+        return torch.nn.functional.one_hot(torch.as_tensor(label), len(self.class_names)).float()
+
+    def changed_by(self, augment: Any) -> Pictures:
+        """A copy whose pictures are changed at random, see ``image_folder``."""
+        check_augment(augment)
+        made = copy.copy(self)
+        made.augment = augment
+        return made
+
+    def made_for(self, model: Any) -> Pictures:
+        """A copy whose pictures are made ready as ``model`` wants them."""
+        made = copy.copy(self)
+        if made.transforms is None:
+            made.transforms = _transforms(model, self.size)
+        made._change = made.transforms
+        if self.augment is not None:
+            change = augmentation(self.augment, made.transforms)
+            made._change = lambda picture: change(read_picture(picture))
+        return made
+
+
+def _transforms(model: Any, size: Any) -> Any:
+    """The model's own, or for what it was built for: scaled to 0 … 1."""
+    shape = model.given_input_shape
+    if has_transforms(model):
+        return model.transforms if size is None else model.transforms.resized(size)
+    if shape is not None and len(shape) == 3 and shape[0] in (1, 3) and None not in shape:
+        return Transforms(shape[1:] if size is None else size, channels=shape[0])
+    if size is None:
+        raise ValueError(
+            "the pictures have no size: neither the model nor image_folder says it; expected "
+            "image_folder(…, size=64), or input_shape=(3, 64, 64) in the model's first layer."
+        )
+    return Transforms(size)
+
+
+class PictureData:
+    """What ``image_folder`` and ``images`` return: the parts, each a ``Pictures``.
+
+    Attributes:
+        train: pictures to learn from, with augmentation.
+        validation: held-out pictures, or ``None``.
+        test: those of a folder ``test/``, or ``None``.
+        class_names: in the order of the class numbers.
+    """
+
+    def __init__(self, train: Pictures, validation: Pictures | None, test: Pictures | None = None):
+        self.train, self.validation, self.test = train, validation, test
+        self.class_names = train.class_names
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{len(part):,} {name}"
+            for name, part in vars(self).items()
+            if isinstance(part, Pictures)
+        ]
+        names = listed(self.class_names or [], 80)
+        return f"pictures: {', '.join(parts)}; {len(self.class_names or [])} classes: {names}"
+
+
+def image_folder(
+    path: Any,
+    split: float | None = None,
+    *,
+    size: Any = None,
+    augment: Any = None,
+    mix: str | None = None,
+    transforms: Any = None,
+    seed: int = 0,
+    check: bool = True,
+) -> PictureData:
+    """The pictures below a folder, one folder a class: ``pets/cat/*.jpg``, ``pets/dog/*.jpg``.
+
+    The parts may be folders themselves: ``pets/train/cat``, ``pets/validation/cat`` (or ``val``,
+    ``valid``; ``test`` too). Classes are the folders' names in alphabetical order; every part must
+    have all of them, so that a number means the same everywhere. Any file that PIL reads is taken,
+    also from folders within; each is looked at up front, and damaged ones are named together.
+
+    A model makes the pictures ready: a pretrained one as its weights want them, another one
+    scaled to 0 … 1 in the size that it was built for.
+
+    Args:
+        path: the folder.
+        split: the share of each class held out for validation, the same pictures at every call.
+        size: pixels of the square, or ``(height, width)``, where another is wanted than the
+            model's, or the model says none.
+        augment: how training pictures are changed at random. ``"light"``: small cuts and turns, no
+            mirror images, for digits or signs. ``"standard"``: cuts, mirror images, colours.
+            ``"strong"``: all that TrivialAugment knows, and erased patches. Or a function PIL
+            picture -> picture; ``None``: not at all.
+        mix: ``"mixup"``, ``"cutmix"`` or ``"both"``: training pictures are mixed in pairs; targets
+            are shares of the classes then, for ``"categorical_crossentropy"``.
+        transforms: a function PIL picture -> tensor ``(C, H, W)`` in place of the model's.
+        seed: which pictures are held out.
+        check: whether every file is read up front, some 2 ms each.
+
+    Returns:
+        ``PictureData``: ``.train``, ``.validation``, ``.test``, ``.class_names``.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: damaged files, by their paths; an empty class folder; fewer than two classes; a
+            class that a part lacks.
+
+    Example:
+        >>> data = image_folder("pets/", split=0.2)  # doctest: +SKIP
+        >>> model.fit(data.train, validation_data=data.validation)  # doctest: +SKIP
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"no folder {str(path)!r:.300}; expected one that holds a folder of pictures a class."
+        )
+    check_augment(augment, mix)
+    folders = {folder.name: folder for folder in _folders(root)}
+    parts = {
+        part: folders[name] for part, names in PARTS.items() for name in names if name in folders
+    }
+    if "train" not in parts:
+        found = {"train": _classes_of(root, folders.values())}
+    else:
+        if split is not None:
+            raise ValueError(
+                f"split={split!r:.40} was given, but {str(path)!r:.200} has a folder "
+                f"{parts['train'].name!r}; expected one of them: no split, or the path of "
+                f"{parts['train'].name!r} with one."
+            )
+        if "test" in folders:
+            parts["test"] = folders["test"]
+        strange = sorted(set(folders) - {place.name for place in parts.values()})
+        if strange:
+            raise ValueError(
+                f"{str(path)!r:.200} has the folders {listed(sorted(folders))}; expected those of "
+                "the parts (train, validation, test) or those of the classes, not both."
+            )
+        found = {part: _classes_of(place, _folders(place)) for part, place in parts.items()}
+    names = sorted(found["train"])
+    for part, classes in found.items():
+        if sorted(classes) != names:
+            missing, extra = set(names) - set(classes), set(classes) - set(names)
+            raise ValueError(
+                f"the folder of {part} lacks the classes {listed(sorted(missing)) or 'none'} and "
+                f"has {listed(sorted(extra)) or 'none'} that train has not; expected the same "
+                "classes in every part."
+            )
+    if check_flag("check", check):
+        _refuse_damaged(
+            [file for classes in found.values() for f in classes.values() for file in f]
+        )
+    sets = {
+        part: (
+            [file for name in names for file in classes[name]],
+            [number for number, name in enumerate(names) for _ in classes[name]],
+        )
+        for part, classes in found.items()
+    }
+    return _parts(sets, split, names, size, augment, mix, transforms, seed)
+
+
+def images(
+    x: Any,
+    y: Any = None,
+    split: float | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    size: Any = None,
+    augment: Any = None,
+    mix: str | None = None,
+    transforms: Any = None,
+    seed: int = 0,
+) -> PictureData:
+    """The same from arrays, from a list of paths or PIL pictures, or from a Dataset.
+
+    Args:
+        x: uint8 or floats from 0 to 1, ``(N, H, W)``, ``(N, H, W, 3)`` or ``(N, 3, H, W)`` (8 bits
+            are kept); a list of paths or PIL pictures; or a Dataset that gives
+            ``(picture, class number)``, such as those of ``torchvision.datasets``.
+        y: class numbers or names, one a picture; ``None`` for a Dataset.
+        class_names: in the order of the numbers.
+        split, size, augment, mix, transforms, seed: as in ``image_folder``.
+
+    Returns:
+        ``PictureData``: ``.train``, ``.validation``, ``.class_names``.
+
+    Raises:
+        ValueError: different lengths, numbers without a class, fewer than two classes.
+
+    Example:
+        >>> data = images(np.zeros((10, 8, 8), np.uint8), [0, 1] * 5, split=0.2, size=16)
+        >>> data
+        pictures: 8 train, 2 validation; 2 classes: 0, 1
+    """
+    check_augment(augment, mix)
+    if isinstance(x, Dataset):
+        y = getattr(x, "targets", getattr(x, "labels", getattr(x, "_labels", y)))
+        class_names = getattr(x, "classes", None) if class_names is None else class_names
+    if y is None or len(y) != len(x):
+        raise ValueError(
+            f"{len(x)} pictures and {'no' if y is None else len(y)} labels were given; expected "
+            "one a picture: images(x, y)."
+        )
+    labels = np.asarray(y)
+    if labels.dtype.kind in "US" or labels.dtype == object:
+        labels = labels.astype(str)
+        class_names = sorted(set(labels)) if class_names is None else list(class_names)
+        unknown = sorted(set(labels) - set(class_names))
+        if unknown:
+            raise ValueError(f"labels {listed(unknown)} are not in class_names={class_names}.")
+        labels = np.array([class_names.index(label) for label in labels])
+    if labels.ndim != 1 or (labels.dtype.kind not in "iub" and (labels % 1).any()):
+        raise ValueError(
+            f"labels of shape {labels.shape} and {labels.dtype} were given; expected class numbers "
+            "or names (N,)."
+        )
+    labels = labels.astype(np.int64)
+    count = labels.max() + 1 if class_names is None else len(class_names)
+    names = [str(i) for i in range(count)] if class_names is None else list(map(str, class_names))
+    if labels.min() < 0 or labels.max() >= len(names) or len(names) < 2:
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()} were given for {len(names)} classes; "
+            f"expected two or more classes, and 0 … {len(names) - 1}."
+        )
+    return _parts({"train": (x, labels)}, split, names, size, augment, mix, transforms, seed)
+
+
+def _parts(
+    sets: dict[str, tuple[Any, Any]], split: float | None, names: list[str], size: Any,
+    augment: Any, mix: str | None, transforms: Any, seed: int,
+) -> PictureData:  # fmt: skip
+    settings = {"transforms": transforms, "size": size, "shares": mix is not None}
+    if split is not None:
+        x, y = sets["train"]
+        rows = split_rows(len(x), split, "stratified", torch.as_tensor(y), seed)
+        for part, chosen in zip(("train", "validation"), rows):
+            kept = sorted(torch.as_tensor(chosen).tolist())
+            sets[part] = (_taken(x, kept), [int(y[row]) for row in kept])
+    made = {
+        part: Pictures(
+            pictures, None if isinstance(pictures, Dataset) else labels, names, **settings,
+            **({"augment": augment, "mix": mix} if part == "train" else {}),
+        )
+        for part, (pictures, labels) in sets.items()
+    }  # fmt: skip
+    for part, (_, labels) in sets.items():
+        made[part].labels = torch.as_tensor(labels).long()
+    return PictureData(made["train"], made.get("validation"), made.get("test"))
+
+
+def _taken(x: Any, rows: list[int]) -> Any:
+    if isinstance(x, Dataset):
+        return Subset(x, rows)
+    return [x[row] for row in rows] if isinstance(x, (list, tuple)) else x[rows]
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] not in "._")
+
+
+def _classes_of(root: Path, folders: Any) -> dict[str, list[Path]]:
+    """Each class's pictures."""
+    classes = {folder.name: files_in(folder) for folder in folders}
+    if len(classes) < 2:
+        raise ValueError(
+            f"{str(root)!r:.250} holds {len(classes)} folders ({listed(classes)}); expected one of "
+            "pictures for each of two or more classes: cat/, dog/."
+        )
+    for name, files in classes.items():
+        if not files:
+            raise ValueError(
+                f"the class folder {str(root / name)!r:.250} holds no picture; expected files that "
+                f"PIL can read ({listed(sorted(suffixes()), 60)}), or no such folder."
+            )
+    return classes
+
+
+def _refuse_damaged(files: list[Path]) -> None:
+    damaged = check_all(files)
+    if damaged:
+        lines = [f"{str(path)[-110:]} ({reason})" for path, reason in damaged[:3]]
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        raise ValueError(
+            f"{len(damaged)} of {len(files)} files are no whole pictures: {'; '.join(lines)}{more}"
+            ". Expected files that PIL can read: remove them, or save them anew."
+        )
+
+
+# -- what a model is given ------------------------------------------------------------------------
+
+
+def readable(model: Any, x: Any, y: Any = None) -> tuple[Any, Any]:
+    """``x, y`` as ``fit`` and the others take them: pictures become ``Pictures`` for the model.
+
+    Raises:
+        ValueError: pictures of other classes than the model's; pictures for a model that has no
+            transforms.
+    """
+    if isinstance(x, PictureData):
+        raise TypeError("all parts of the data were given; expected one: data.train, data.test.")
+    if isinstance(x, Pictures):
+        known = model.class_names
+        if known is not None and x.class_names is not None and known != x.class_names:
+            raise ValueError(
+                f"the model tells apart {listed(known, 150)}, and the pictures are of "
+                f"{listed(x.class_names, 150)}; expected the same classes, or "
+                "model.class_names = None for a new meaning of its outputs."
+            )
+        return x.made_for(model), y
+    found = raw_pictures(model, x)
+    if found is None:
+        return x, y
+    transforms_of(model)
+    return Pictures(found, y).made_for(model), None
+
+
+def remember(model: Any, source: Any) -> None:
+    """Keep with the model what the pictures that it learns from have told: transforms, classes.
+
+    Raises:
+        ValueError: another number of classes than the model has outputs.
+    """
+    pictures = getattr(source, "source", None)
+    if not isinstance(pictures, Pictures) or pictures.class_names is None:
+        return
+    head = model._compiled.heads[0] if len(model._compiled.heads) == 1 else None
+    outputs = getattr(head, "classes", None)
+    if head is not None and head.kind == "categorical" and outputs != len(pictures.class_names):
+        raise ValueError(
+            f"the network has {outputs} outputs, and the pictures are of "
+            f"{len(pictures.class_names)} classes; expected as many outputs."
+        )
+    model.transforms, model.class_names = pictures.transforms, pictures.class_names

@@ -1,0 +1,131 @@
+"""What a layer says of every row, as arrays for scikit-learn."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from easydl.data.picture_sets import Pictures
+from easydl.data.pictures import raw_pictures
+from easydl.errors import check_path, did_you_mean
+from easydl.saving.container import write_atomically
+from easydl.training.groups import heads_of, root_of
+
+if TYPE_CHECKING:
+    from easydl.model import Model
+
+
+def features(model: Model, x: Any, layer: Any, batch_size: int | None, cache: Any) -> np.ndarray:
+    """See ``Model.features``."""
+    if cache is None:
+        return _computed(model, x, layer, batch_size)
+    folder = check_path("cache", cache, "descriptors")
+    path = folder / f"features-{_digest(model, x, layer)}.npy"
+    if path.is_file():
+        try:
+            return np.load(path)
+        except (ValueError, OSError, EOFError):  # a damaged file is made anew
+            pass
+    found = _computed(model, x, layer, batch_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    np.save(content, found)
+    write_atomically(path, content.getvalue())
+    return found
+
+
+def _computed(model: Model, x: Any, layer: Any, batch_size: int | None) -> np.ndarray:
+    module = heads_of(model)[-1] if layer is None else find_layer(model, layer)
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: Any, outputs: Any = None) -> None:
+        found = inputs[0] if layer is None else outputs
+        if not isinstance(found, Tensor) or found.dim() < 2:
+            raise ValueError(
+                f"layer {layer!r:.80} gives {type(found).__name__}; expected one tensor (N, …)."
+            )
+        kept.append(found)
+
+    hook = (
+        module.register_forward_pre_hook(keep)
+        if layer is None
+        else module.register_forward_hook(keep)
+    )
+
+    def descriptors(batch: Any) -> Tensor:
+        kept.clear()
+        model._plain_call(batch)
+        if not kept:
+            raise ValueError(f"layer {layer!r:.80} is not used by the network's forward.")
+        found = kept[-1]
+        if found.dim() == 4:
+            return found.mean((2, 3))
+        return found.flatten(1).clone()
+
+    try:
+        return model.map_rows(descriptors, x, batch_size)
+    finally:
+        hook.remove()
+
+
+def find_layer(model: nn.Module, layer: Any) -> nn.Module:
+    """A module by its name in ``named_modules`` or in an easydl summary, or itself.
+
+    Raises:
+        ValueError: no such layer, with the nearest name.
+    """
+    root = root_of(model)
+    modules = {name: module for name, module in root.named_modules() if name}
+    if isinstance(layer, nn.Module):
+        if not any(layer is module for module in modules.values()):
+            raise ValueError(f"{layer!r:.100} is no layer of the network; expected one of its own.")
+        return layer
+    names = getattr(model, "layer_names", None)
+    if names is not None:
+        layers: Any = model.layers
+        modules = dict(zip(names(), layers)) | modules  # type: ignore[operator]
+    if layer not in modules:
+        raise ValueError(did_you_mean("layer", layer, modules))
+    return modules[layer]
+
+
+def _digest(model: Model, x: Any, layer: Any) -> str:
+    """SHA-256 of all that the descriptors depend on."""
+    sums = hashlib.sha256()
+    modules = dict(root_of(model).named_modules())
+    if isinstance(layer, nn.Module):
+        layer = next(name for name, module in modules.items() if module is layer)
+    sums.update(repr((layer, str(root_of(model)), model.transforms)).encode())
+    for key, tensor in model.state_dict().items():
+        sums.update(f"{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        sums.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    pictures: Any = x.pictures if isinstance(x, Pictures) else raw_pictures(model, x)
+    if isinstance(x, Pictures):
+        sums.update(repr((x.size, x.transforms)).encode())
+        if x.augment is not None or x.mix is not None:
+            raise ValueError(
+                "cache= was given for pictures that are changed at random; expected "
+                "image_folder(…) without augment, or no cache."
+            )
+    for part in [x] if pictures is None else pictures:
+        if isinstance(part, (str, os.PathLike)):
+            state = os.stat(part)
+            sums.update(
+                repr((str(Path(part).resolve()), state.st_size, state.st_mtime_ns)).encode()
+            )
+        elif isinstance(part, (np.ndarray, Tensor)) or hasattr(part, "tobytes"):
+            array = part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
+            sums.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        else:
+            raise ValueError(
+                f"cache= was given for a {type(part).__name__}, whose contents cannot be told "
+                "apart; expected arrays, paths or image_folder's pictures, or no cache."
+            )
+    return sums.hexdigest()[:32]
