@@ -23,6 +23,7 @@ from easydl.data.pictures import (
     has_transforms,
     raw_pictures,
     read_picture,
+    refuse_unready,
     suffixes,
     transforms_of,
 )
@@ -408,6 +409,7 @@ def readable(model: Any, x: Any, y: Any = None) -> tuple[Any, Any]:
         return x.made_for(model), y
     found = raw_pictures(model, x)
     if found is None:
+        refuse_unready(model, x)
         return x, y
     transforms_of(model)
     return Pictures(found, y).made_for(model), None

@@ -354,6 +354,26 @@ def raw_pictures(model: Any, pictures: Any) -> list[Any] | None:
     return [pictures] if pictures.ndim == 2 or (pictures.ndim == 3 and fits) else list(pictures)
 
 
+def refuse_unready(model: Any, x: Any) -> None:
+    """Refuse floats that look like pictures as they are, where the model's are normalised.
+
+    Raises:
+        ValueError: none of the first 64 pictures has a number below 0, or some are large.
+    """
+    mean = getattr(getattr(model, "transforms", None), "mean", None)
+    shape = getattr(x, "shape", ())
+    compiled = model._compiled
+    if mean is None or len(shape) != 4 or 0 in shape or (compiled and not compiled.strict):
+        return
+    low, high = float(x[:64].min()), float(x[:64].max())
+    if low >= 0 or high > 30:
+        raise ValueError(
+            f"pictures with numbers from {low:g} to {high:g} were given, and the model takes "
+            "normalised ones, around 0; expected uint8 pictures or paths, which go through "
+            "model.transforms, or what model.transforms(picture) gives."
+        )
+
+
 def _names_pictures(found: list[Any]) -> bool:
     """Whether what may be a path of anything is one of a picture."""
     return is_pil(found[0]) or os.path.splitext(found[0])[1].lower() in suffixes()

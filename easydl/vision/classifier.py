@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,14 +81,14 @@ class Classifier(Model):
         check_architecture(architecture)
         count, names = read_classes(classes)
         network = build(architecture, transform_input=transform_input)
-        self_heads = [key for key, part in network.named_modules() if _gives(part, 1000)]
-        for key in self_heads:
+        heads = [key for key, part in network.named_modules() if _gives(part, 1000)]
+        for key in heads:
             replace_head(network, key, count)
         super().__init__(network, name=name or architecture)
         self.architecture, self.classes = architecture, count
         self.transform_input = transform_input
         self.class_names = names
-        self.head_names = self_heads
+        self.head_names = heads
         self.provenance: dict[str, Any] = {}
         self._has_learned = False
 
@@ -118,15 +120,16 @@ class Classifier(Model):
     def final_module(self) -> nn.Module:
         return self.network.get_submodule(self.head_names[-1])  # type: ignore[union-attr]
 
-    def check_inputs(self, x: Tensor, what: str) -> None:
-        """Refuse pictures that nobody normalised, where the model's own are."""
-        mean = getattr(self.transforms, "mean", None)
-        if mean is not None and self.provenance and x.numel() and float(x.min()) >= 0:
-            raise ValueError(
-                f"{what} has no value below 0 (0 … {float(x.max()):g}), so that its pictures look "
-                "as if they were not normalised; expected uint8 pictures, paths or image_folder's, "
-                "which go through the model's transforms, or what model.transforms(picture) gives."
-            )
+    def layer_names(self) -> list[str]:
+        """torchvision's own: ``conv1``, ``layer4``, ``fc`` …"""
+        return [name for name, _ in self.network.named_children()]  # type: ignore[union-attr]
+
+    def to_torch(self) -> nn.Module:
+        """torchvision's network, and a softmax behind it."""
+        parts = OrderedDict(network=copy.deepcopy(self.network), softmax=nn.Softmax(1))
+        plain = nn.Sequential(parts)  # type: ignore[arg-type]
+        plain.training = self.training
+        return plain
 
 
 @contextlib.contextmanager
@@ -137,7 +140,9 @@ def _without_memory() -> Iterator[None]:
     """
 
     class WeightsOnMeta(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func is torch.empty:
                 kwargs = {**(kwargs or {}), "device": "meta"}
             return func(*args, **(kwargs or {}))
@@ -376,7 +381,9 @@ def _load(model: Model, tensors: dict[str, Tensor], what: str, new_head: bool) -
                 f"{what}: {key!r:.80} is {tensor.dtype}; expected numbers like {own[key].dtype}."
             )
     check_finite(model, tensors, what)
-    model.load_state_dict(tensors, strict=False)
+    versioned: Any = OrderedDict(tensors)  # MNASNet asks for the version of its layers
+    versioned._metadata = getattr(model.state_dict(), "_metadata", None)
+    model.load_state_dict(versioned, strict=False)
     mark_as_given(model)
     return fresh
 
