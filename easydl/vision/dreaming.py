@@ -76,7 +76,7 @@ def deep_dream(
             picture lies between, else what ``model.transforms`` make of black and white, else the
             picture's own lowest and highest.
         seed: of the jitter; equal seeds give equal pictures.
-        verbose: show a bar where it takes more than two seconds.
+        verbose: show a bar on a terminal where it takes more than two seconds.
 
     Returns:
         values ``(C, H, W)``: floats 0 … 1 of a path, a PIL picture or uint8, else as given. The
@@ -109,7 +109,7 @@ def deep_dream(
         desc="dreaming",
         leave=False,
         delay=2,
-        disable=not check_flag("verbose", verbose),
+        disable=None if check_flag("verbose", verbose) else True,  # None: not into files
     )
     with untouched(model, gradients=True), bar:
         if layer is None:

@@ -310,7 +310,8 @@ def occlusion(
         plain = _outputs(model, x)
         classes = _targets(model, plain, target)
         parts = range(0, len(down), batch_size)
-        bar = tqdm(total=len(x) * len(parts), desc="occlusion", leave=False, delay=2)
+        count = len(x) * len(parts)
+        bar = tqdm(total=count, desc="occlusion", leave=False, delay=2, disable=None)
         for picture, square, output, wanted in zip(x, grey, plain, classes):
             falls = []
             for start in parts:
