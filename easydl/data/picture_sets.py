@@ -20,6 +20,7 @@ from easydl.data.pictures import (
     Transforms,
     check_all,
     files_in,
+    from_any,
     has_transforms,
     raw_pictures,
     read_picture,
@@ -114,7 +115,7 @@ class Pictures(Dataset):
         made = copy.copy(self)
         if made.transforms is None:
             made.transforms = _transforms(model, self.size)
-        made._change = made.transforms
+        made._change = from_any(made.transforms)
         if self.augment is not None:
             change = augmentation(self.augment, made.transforms)
             made._change = lambda picture: change(read_picture(picture))

@@ -388,7 +388,7 @@ def has_transforms(model: Any) -> bool:
 
 
 def transforms_of(model: Any) -> Any:
-    """The model's transforms, which it must have.
+    """The model's transforms, which it must have, for a picture of any kind.
 
     Raises:
         ValueError: it has none.
@@ -400,7 +400,14 @@ def transforms_of(model: Any) -> Any:
             "image_folder's pictures, or model.transforms = dl.vision.Transforms(size=…) as its "
             "training data were."
         )
-    return model.transforms
+    return from_any(model.transforms)
+
+
+def from_any(transforms: Any) -> Any:
+    """``transforms`` for whatever ``read_picture`` takes."""
+    if isinstance(transforms, Transforms):
+        return transforms
+    return lambda picture: transforms(read_picture(picture))
 
 
 def check_all(paths: Iterable[Any]) -> list[tuple[Path, str]]:

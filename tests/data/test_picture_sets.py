@@ -1,0 +1,331 @@
+"""Folders and arrays of pictures: classes, parts, augmentation, and what a model makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+import easydl as dl
+from easydl.data.augmentation import augmentation, mixer
+from easydl.vision import Transforms
+
+COLOURS = {"blue": (20, 30, 220), "green": (10, 200, 30), "red": (230, 20, 10)}
+
+
+def draw(folder, count=5, names=COLOURS, side=12):
+    generator = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            noise = generator.integers(0, 20, (side, side, 3))
+            pixels = np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("pets"))
+
+
+def small_net(classes=3, side=12):
+    dl.seed(0)
+    model = dl.Sequential(
+        [
+            dl.Conv2D(4, 3, activation="relu", input_shape=(3, side, side)),
+            dl.GlobalAveragePooling2D(),
+            dl.Dense(classes, activation="softmax"),
+        ]
+    )
+    loss = "sparse_categorical_crossentropy"
+    model.compile(dl.optimizers.Adam(0.05), loss, metrics=["accuracy"])
+    return model
+
+
+# -- folders ---------------------------------------------------------------------------------------
+
+
+def test_classes_are_the_folders_in_alphabetical_order(folder):
+    data = dl.data.image_folder(folder)
+    assert data.class_names == ["blue", "green", "red"] and data.validation is None
+    for path, label in zip(data.train.pictures, data.train.labels.tolist()):
+        assert path.parent.name == data.class_names[label]
+    assert repr(data) == "pictures: 15 train; 3 classes: blue, green, red"
+
+
+def test_the_split_takes_its_share_of_each_class_and_is_the_same_again(folder):
+    data, again = (dl.data.image_folder(folder, split=0.2) for _ in range(2))
+    other = dl.data.image_folder(folder, split=0.2, seed=1)
+    assert torch.bincount(data.validation.labels).tolist() == [1, 1, 1]
+    assert torch.bincount(data.train.labels).tolist() == [4, 4, 4]
+    assert data.validation.pictures == again.validation.pictures != other.validation.pictures
+    assert not set(data.train.pictures) & set(data.validation.pictures)
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_parts_may_be_folders(name, tmp_path):
+    draw(tmp_path / "train")
+    draw(tmp_path / name, 2)
+    draw(tmp_path / "test", 1)
+    data = dl.data.image_folder(tmp_path)
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [15, 6, 3]
+
+
+def test_a_part_without_a_class_or_with_a_strange_one_is_refused(tmp_path):
+    draw(tmp_path / "train")
+    draw(tmp_path / "val", 1, ["blue", "red"])
+    with pytest.raises(ValueError, match=r"validation lacks the classes green and has none"):
+        dl.data.image_folder(tmp_path)
+    draw(tmp_path / "val", 1, ["green"])
+    (tmp_path / "val" / "red").rename(tmp_path / "val" / "rad")
+    with pytest.raises(ValueError, match=r"lacks the classes red and has rad"):
+        dl.data.image_folder(tmp_path)
+
+
+def test_an_empty_class_one_class_and_mixed_folders_are_refused(tmp_path):
+    draw(tmp_path / "a")
+    (tmp_path / "a" / "yellow").mkdir()
+    (tmp_path / "a" / "yellow" / "notes.txt").write_text("none")
+    with pytest.raises(ValueError, match=r"yellow.*holds no picture"):
+        dl.data.image_folder(tmp_path / "a")
+    draw(tmp_path / "b", names=["red"])
+    with pytest.raises(ValueError, match=r"holds 1 folders.*two or more"):
+        dl.data.image_folder(tmp_path / "b")
+    draw(tmp_path / "c" / "train")
+    draw(tmp_path / "c", names=["red"])
+    with pytest.raises(ValueError, match=r"not both"):
+        dl.data.image_folder(tmp_path / "c")
+    with pytest.raises(ValueError, match=r"split=0\.2.*'train'"):
+        dl.data.image_folder(tmp_path / "c", split=0.2)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        dl.data.image_folder(tmp_path / "nowhere")
+
+
+def test_damaged_files_are_named_together_up_front(tmp_path):
+    draw(tmp_path)
+    (tmp_path / "red" / "bad.jpg").write_bytes(b"")
+    whole = (tmp_path / "blue" / "1.png").read_bytes()
+    (tmp_path / "blue" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="2 of 17 files are no whole pictures") as caught:
+        dl.data.image_folder(tmp_path)
+    assert "cut.png" in str(caught.value) and "bad.jpg (empty)" in str(caught.value)
+    data = dl.data.image_folder(tmp_path, check=False)
+    with pytest.raises(RuntimeError, match=r"(cut\.png|bad\.jpg)"):
+        small_net().fit(data, verbose=0)
+
+
+# -- with a model ----------------------------------------------------------------------------------
+
+
+def test_a_model_learns_from_a_folder_and_keeps_what_it_told(folder, tmp_path):
+    data = dl.data.image_folder(folder, split=0.2)
+    model = small_net()
+    history = model.fit(data, epochs=12, verbose=0)
+    assert history.history["val_accuracy"][-1] == 1
+    assert model.evaluate(data.validation, return_dict=True)["accuracy"] == 1
+    assert model.class_names == data.class_names
+    assert model.transforms == Transforms(12)
+    path = data.validation.pictures[-1]
+    ((label, share),) = model.predict_labels(path)
+    assert label == path.parent.name and share > 0.5
+    model.save(tmp_path / "m.easydl")
+    again = dl.load_model(tmp_path / "m.easydl")
+    assert again.predict_labels(path) == model.predict_labels(path)
+
+
+def test_fit_on_a_folder_equals_fit_on_its_pictures_as_arrays(folder):
+    data = dl.data.image_folder(folder)
+    torch.set_num_threads(1)
+    ready = Transforms(12)
+    x = torch.stack([ready(path) for path in data.train.pictures])
+    one, other = small_net(), small_net()
+    one.fit(data.train, epochs=2, shuffle=False, batch_size=4, verbose=0)
+    other.fit(x, data.train.labels, epochs=2, shuffle=False, batch_size=4, verbose=0)
+    for a, b in zip(one.parameters(), other.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_other_classes_another_number_of_outputs_and_no_size_are_refused(folder, tmp_path):
+    data = dl.data.image_folder(folder)
+    model = small_net(classes=4)
+    with pytest.raises(ValueError, match=r"4 outputs.*3 classes"):
+        model.fit(data, verbose=0)
+    assert model.class_names is None
+    model = small_net()
+    model.fit(data, verbose=0)
+    draw(tmp_path, 1, ["blue", "green"])
+    with pytest.raises(ValueError, match="tells apart blue, green, red, and the pictures"):
+        model.evaluate(dl.data.image_folder(tmp_path).train)
+    open_model = dl.Sequential([dl.Conv2D(2, 3), dl.GlobalAveragePooling2D(), dl.Dense(3)])
+    open_model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="size=64"):
+        open_model.fit(data, verbose=0)
+    open_model.fit(dl.data.image_folder(folder, size=10), verbose=0)
+    assert open_model.transforms == Transforms(10)
+    with pytest.raises(TypeError, match=r"data\.train"):
+        model.evaluate(data)
+    with pytest.raises(ValueError, match="before a model said"):
+        data.train[0]
+
+
+def test_a_path_for_a_model_that_knows_no_pictures_is_refused(folder):
+    model = small_net()
+    path = folder / "red" / "0.png"
+    with pytest.raises(ValueError, match=r"dl\.vision\.Transforms"):
+        model.predict(path)
+    with pytest.raises(TypeError, match=r"pandas\.read_csv"):
+        model.predict("table.csv")
+
+
+def test_own_transforms_are_used_as_they_are(folder):
+    def ready(picture):
+        return torch.full((3, 12, 12), float(np.asarray(picture).mean() > 0))
+
+    data = dl.data.image_folder(folder, transforms=ready)
+    model = small_net()
+    model.fit(data, verbose=0)
+    assert model.transforms is ready
+    with pytest.raises(ValueError, match="transforms of your own"):
+        model.fit(dl.data.image_folder(folder, transforms=ready, augment="light"), verbose=0)
+
+
+# -- arrays and Datasets ---------------------------------------------------------------------------
+
+
+def test_arrays_lists_and_datasets_give_the_same_pictures(folder):
+    paths = dl.data.image_folder(folder).train.pictures
+    arrays = np.stack([np.asarray(Image.open(path)) for path in paths])
+    names = [path.parent.name for path in paths]
+    numbers = [sorted(COLOURS).index(name) for name in names]
+
+    class Own(Dataset):
+        targets, classes = numbers, sorted(COLOURS)
+
+        def __len__(self):
+            return len(paths)
+
+        def __getitem__(self, row):
+            return Image.open(paths[row]), numbers[row]
+
+    model = small_net()
+    model.fit(dl.data.image_folder(folder), verbose=0)
+    expected = model.predict(dl.data.image_folder(folder, split=0.2).validation)
+    for data in (
+        dl.data.images(arrays, names, split=0.2),
+        dl.data.images(arrays / 255.0, names, split=0.2),
+        dl.data.images(arrays.transpose(0, 3, 1, 2), numbers, split=0.2, class_names=[*COLOURS]),
+        dl.data.images(list(map(str, paths)), names, split=0.2),
+        dl.data.images([Image.open(path) for path in paths], names, split=0.2),
+        dl.data.images(Own(), split=0.2),
+    ):
+        assert data.class_names == sorted(COLOURS)
+        assert data.validation.labels.tolist() == [0, 1, 2]
+        assert np.array_equal(model.predict(data.validation), expected)
+        assert model.evaluate(data.train, return_dict=True)["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    "y, names, message",
+    [
+        ([0, 1], None, "4 pictures and 2 labels"),
+        (None, None, "no labels"),
+        ([0, 0, 0, 0], None, "two or more classes"),
+        ([0, 1, 2, -1], None, "labels from -1 to 2"),
+        ([0, 1, 2, 3], ["a", "b", "c"], "0 … 2"),
+        (["a", "b", "c", "d"], ["a", "b", "c"], "labels d are not in"),
+        ([0.5, 1, 0, 1], None, "class numbers or names"),
+    ],
+)
+def test_wrong_labels_are_refused(y, names, message):
+    with pytest.raises(ValueError, match=message):
+        dl.data.images(np.zeros((4, 8, 8), np.uint8), y, class_names=names)
+
+
+# -- augmentation ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", ["light", "standard", "strong"])
+def test_augmentation_changes_pictures_within_the_models_size(strength):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    ready = Transforms(24, 28, [0.5] * 3, [0.25] * 3)
+    torch.manual_seed(0)
+    change = augmentation(strength, ready)
+    made = torch.stack([change(picture) for _ in range(8)])
+    assert made.shape == (8, 3, 24, 24) and len(torch.unique(made, dim=0)) == 8
+    assert -2 <= made.min() <= made.max() <= 2
+
+
+def mirrored_share(strength):
+    """How often a picture that is dark on the left comes out dark on the right."""
+    x = np.zeros((32, 32, 3), np.uint8)
+    x[:, 16:] = 250
+    change = augmentation(strength, Transforms(16))
+    torch.manual_seed(0)
+    made = torch.stack([change(Image.fromarray(x)) for _ in range(60)])
+    left, right = made[..., :8].mean((1, 2, 3)), made[..., 8:].mean((1, 2, 3))
+    return float((left > right + 0.05).float().mean())
+
+
+def test_only_light_augmentation_leaves_left_and_right():
+    assert mirrored_share("light") == 0
+    assert 0.3 < mirrored_share("standard") < 0.7
+
+
+def test_only_training_pictures_are_changed(folder):
+    data = dl.data.image_folder(folder, split=0.4, augment="standard")
+    model = small_net()
+    train, validation = data.train.made_for(model), data.validation.made_for(model)
+    assert not torch.equal(train[0][0], train[0][0])
+    assert torch.equal(validation[0][0], Transforms(12)(data.validation.pictures[0]))
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "both"])
+def test_mixed_pictures_have_shares_of_the_classes(mix, folder):
+    torch.manual_seed(0)
+    x = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 3, 8, 8)
+    mixed, shares = mixer(mix, 4)(x, torch.arange(4))
+    torch.testing.assert_close(shares.sum(1), torch.ones(4))
+    numbers = torch.arange(4.0)
+    torch.testing.assert_close(
+        mixed.mean((1, 2, 3)), shares @ numbers
+    )  # as much of each as it says
+    data = dl.data.image_folder(folder, split=0.4, mix=mix)
+    model = small_net()
+    model.compile(dl.optimizers.Adam(0.05), "categorical_crossentropy", metrics=["accuracy"])
+    history = model.fit(data, epochs=15, batch_size=5, verbose=0)
+    assert history.history["val_accuracy"][-1] > 0.8
+    batch = data.train.made_for(model).__getitems__([0, 4, 8])
+    assert any(0 < share < 1 for _, shares in batch for share in shares.tolist())
+    assert data.validation.made_for(model)[0][1].tolist() == [1, 0, 0]
+
+
+def test_order_and_changes_do_not_depend_on_the_workers(folder, monkeypatch):
+    from easydl.data import workers
+
+    def weights(count):
+        monkeypatch.setattr(workers.Reader, "_how_many", lambda self, number: count)
+        data = dl.data.image_folder(folder, augment="strong", mix="both")
+        model = small_net()
+        model.compile("sgd", "categorical_crossentropy")
+        dl.seed(3)
+        model.fit(data, epochs=2, batch_size=4, verbose=0)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(0), weights(2))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"augment": "standart"}, "Did you mean 'standard'"),
+        ({"mix": "cutmixx"}, "Did you mean 'cutmix'"),
+        ({"split": 1.5}, "1.5"),
+        ({"size": 0}, "size"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, message, folder):
+    with pytest.raises(ValueError, match=message):
+        small_net().fit(dl.data.image_folder(folder, **arguments), verbose=0)
