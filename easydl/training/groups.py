@@ -43,6 +43,9 @@ def layer_groups(model: Model) -> dict[str, list[Part]]:
     from easydl.sequential import Sequential
 
     root, heads = root_of(model), heads_of(model)
+    names = {module: name for name, module in root.named_modules()}
+    for i, head in enumerate(heads[:-1]):  # an auxiliary classifier has layers of its own
+        heads[i] = root.get_submodule(names[head].split(".")[0])
     half = sum(p.numel() for p in root.parameters()) / 2
     groups: dict[str, list[Part]] = {}
     loose: list[Part] = []
@@ -65,7 +68,6 @@ def layer_groups(model: Model) -> dict[str, list[Part]]:
 
     open_up("", root)
     if heads:
-        names = {module: name for name, module in root.named_modules()}
         groups[names[heads[-1]]] = list(heads)
         groups[next(iter(groups))].extend(loose)
     return groups
@@ -107,8 +109,8 @@ def unfreeze(model: Model, count: int | None) -> None:
 
 
 def _groups_with_weights(model: Model) -> dict[str, list[Part]]:
-    groups = layer_groups(model)
-    if not groups or not model.is_built:
+    groups = layer_groups(model) if model.is_built else {}
+    if not groups:
         raise ValueError(
             "the network has no weights yet that could be frozen or freed; expected shapes: "
             "model.build(input_shape), or a first fit."
