@@ -1,0 +1,241 @@
+"""finetune: the head first, then all at spread rates; descriptors for scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import easydl as dl
+
+
+def pictures(count=36, side=16):
+    """Stripes, checks and dots, in grey."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:side, :side]
+    kinds = [rows // 3 % 2, (rows // 3 + columns // 3) % 2, (rows % 4 == 0) & (columns % 4 == 0)]
+    y = np.arange(count) % 3
+    noise = generator.integers(0, 60, (count, side, side))
+    return np.stack([kinds[k] * 180 for k in y]) + noise, y
+
+
+X, Y = pictures()
+X = X.astype(np.uint8)
+
+
+def net(classes=3):
+    dl.seed(0)
+    return dl.Sequential(
+        [
+            dl.Conv2D(8, 3, activation="relu", input_shape=(1, 16, 16)),
+            nn.BatchNorm2d(8),
+            dl.Conv2D(8, 3, activation="relu"),
+            dl.GlobalAveragePooling2D(),
+            dl.Dense(classes, activation="softmax"),
+        ]
+    )
+
+
+class Record(dl.Callback):
+    """What learns in each epoch, at which rates."""
+
+    def __init__(self):
+        self.learning, self.rates, self.norms = [], [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        self.learning.append("".join(sorted({name[0] for name in names})))
+        self.rates.append([group["lr"] for group in self.model.optimizer.param_groups])
+        self.norms.append(self.model.layers[1].running_mean.clone())
+
+
+def test_the_head_learns_first_then_all_at_spread_rates():
+    model, record = net(), Record()
+    before = model.layers[1].running_mean.clone()
+    data = dl.data.images(X, Y, split=0.25)
+    found = dl.finetune(
+        model, data, epochs=3, batch_size=9, augment=None, callbacks=[record], patience=0,
+        learning_rate=0.02, verbose=0,
+    )  # fmt: skip
+    assert found is model
+    assert record.learning == ["4", "0124", "0124", "0124"]
+    assert torch.equal(record.norms[0], before) and not torch.equal(record.norms[1], before)
+    assert record.rates[0] == [0.02]
+    for rates in record.rates[1:]:
+        assert rates[2] / rates[0] == pytest.approx(100) and rates[2] / rates[1] == pytest.approx(
+            10
+        )
+    cycle = dl.optimizers.schedules.OneCycle(0.01, steps=9)
+    assert [rates[2] for rates in record.rates[1:]] == pytest.approx([cycle(3), cycle(6), cycle(9)])
+    assert model.history.epoch == [0, 1, 2, 3]
+    assert len(model.history.history["val_accuracy"]) == 4 == len(model.history.to_frame())
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.class_names == ["0", "1", "2"]
+
+
+def test_every_step_by_hand_gives_the_same_weights():
+    torch.set_num_threads(1)
+    data = dl.data.images(X, Y, split=0.25, augment="light")
+    one = net()
+    dl.seed(5)
+    dl.finetune(one, data, epochs=2, batch_size=9, patience=0, verbose=0)
+    other = net()
+    dl.seed(5)
+    loss, settings = "sparse_categorical_crossentropy", {"batch_size": 9, "verbose": 0}
+    other.freeze()
+    other.compile(dl.optimizers.AdamW(1e-3, weight_decay=0.01), loss, metrics=["accuracy"])
+    other.fit(data.train, validation_data=data.validation, **settings)
+    other.unfreeze()
+    cycle = dl.optimizers.schedules.OneCycle(5e-4, steps=6)
+    other.compile(dl.optimizers.AdamW(cycle, weight_decay=0.01), loss, metrics=["accuracy"])
+    other.spread_learning_rate(100)
+    other.fit(data.train, validation_data=data.validation, epochs=3, initial_epoch=1, **settings)
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, one.state_dict()[key]), key
+
+
+def test_the_best_epoch_comes_back_and_training_stops():
+    class Worse(dl.Callback):
+        """Spoils the head after the second epoch."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                with torch.no_grad():
+                    self.model.layers[-1].weight.mul_(-50)
+
+    model = net()
+    data = dl.data.images(X, Y, split=0.25)
+    dl.finetune(
+        model, data, epochs=8, augment=None, patience=2, callbacks=[Worse()], verbose=0,
+        learning_rate=1e-4,
+    )  # fmt: skip
+    losses = model.history.history["val_loss"]
+    assert len(losses) == 4  # of the head, the best, two that are not better
+    assert model.evaluate(data.validation, return_dict=True)["loss"] == pytest.approx(losses[1])
+
+
+def test_what_was_frozen_before_stays_frozen():
+    model = net()
+    model.freeze(until="2")
+    before = model.layers[0].weight.clone()
+    dl.finetune(model, (X, Y), epochs=1, augment=None, verbose=0)
+    assert torch.equal(model.layers[0].weight, before)
+    assert [p.requires_grad for p in model.parameters()] == [False] * 4 + [True] * 4
+
+
+def test_settings_are_taken_and_mixed_pictures_too():
+    data = dl.data.images(X, Y, split=0.25, mix="mixup", augment="light")
+    model = dl.finetune(
+        net(), data, epochs=1, head_epochs=0, spread=1, optimizer=dl.optimizers.SGD, verbose=0
+    )
+    assert isinstance(model.optimizer, torch.optim.SGD) and len(model.optimizer.param_groups) == 1
+    assert model.history.epoch == [0]
+
+
+def test_finetune_by_name_takes_weights_classes_and_transforms(tmp_path):
+    dl.seed(0)
+    base = dl.pretrained("squeezenet1_1", None, 7)
+    torch.save(base.network.state_dict(), tmp_path / "w.pth")
+    data = dl.data.images(X, list(np.array(["x", "y", "z"])[Y]), split=0.25, size=32)
+    model = dl.finetune(
+        "squeezenet1_1", data, epochs=1, weights=tmp_path / "w.pth", verbose=0, learning_rate=1e-9
+    )
+    assert model.class_names == ["x", "y", "z"] and model.transforms.size == (32, 32)
+    assert model.transforms.mean == base.transforms.mean
+    first = "features.0.weight"
+    torch.testing.assert_close(
+        model.state_dict()[first], base.state_dict()[first], atol=1e-6, rtol=0
+    )
+    picture = Image.fromarray(X[0])
+    assert len(model.predict_labels(picture, top=2)) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        ((net(), 3), {}, "image_folder"),
+        ((nn.Linear(2, 2), (X, Y)), {}, r"easydl\.Model"),
+        ((net(2), (X, Y)), {}, "outputs|classes"),
+        ((net(), (X, Y)), {"epochs": 0}, "epochs=0"),
+        ((net(), (X, Y)), {"learning_rate": 0}, "learning_rate=0"),
+        ((net(), (X, Y)), {"augment": "lite"}, "light"),
+        (("resnet-18", (X, Y)), {}, "resnet18"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        dl.finetune(*arguments, **{"epochs": 1, "verbose": 0} | options)
+
+
+# -- descriptors -----------------------------------------------------------------------------------
+
+
+def fitted():
+    model = net()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(dl.data.images(X, Y), verbose=0)
+    return model
+
+
+def test_features_are_what_the_layers_give_by_hand():
+    model = fitted()
+    ready = torch.tensor(X).unsqueeze(1) / 255.0
+    maps = model.layers[:3]
+    with torch.no_grad():
+        model.eval()
+        kept = ready
+        for layer in maps:
+            kept = layer(kept)
+    data = dl.data.images(X, Y).train
+    for found in (model.features(data), model.features(X), model.features(list(X))):
+        np.testing.assert_allclose(found, kept.mean((2, 3)), rtol=1e-5, atol=1e-6)
+    for layer in ("2", "conv2d_1", model.layers[2]):
+        np.testing.assert_allclose(
+            model.features(data, layer), kept.mean((2, 3)), rtol=1e-5, atol=1e-6
+        )
+    np.testing.assert_array_equal(model.features(data, "4"), model.predict(data))
+    assert model.features(X[:2], "2", batch_size=1).dtype == np.float32
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_features_of_plain_rows_need_no_picture():
+    model = dl.Sequential([dl.Dense(4, activation="relu", input_dim=3), dl.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    expected = np.maximum(x @ model.layers[0].weight.detach().numpy().T, 0)
+    np.testing.assert_allclose(model.features(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_features_are_kept_for_the_same_weights_and_pictures(tmp_path, monkeypatch):
+    model = fitted()
+    data = dl.data.images(X, Y).train
+    first = model.features(data, cache=tmp_path / "kept")
+    (file,) = (tmp_path / "kept").iterdir()
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "map_rows", refuse)
+        assert np.array_equal(model.features(data, cache=tmp_path / "kept"), first)
+        for other in (data.pictures[:5], data):
+            if other is data:
+                with torch.no_grad():
+                    model.layers[0].weight[0, 0, 0, 0] += 1
+            with pytest.raises(AssertionError, match="computed again"):
+                model.features(other, cache=tmp_path / "kept")
+    file.write_bytes(b"damaged")
+    with torch.no_grad():
+        model.layers[0].weight[0, 0, 0, 0] -= 1
+    np.testing.assert_allclose(model.features(data, cache=tmp_path / "kept"), first, rtol=1e-5)
+    with pytest.raises(ValueError, match="changed at random"):
+        model.features(dl.data.images(X, Y, augment="light").train, cache=tmp_path)
+    with pytest.raises(ValueError, match="cannot be told"):
+        model.features(iter([X]), cache=tmp_path)
+
+
+@pytest.mark.parametrize("layer", ["2nd", nn.Linear(2, 2), "layer"])
+def test_features_of_an_unknown_layer_are_refused(layer):
+    with pytest.raises(ValueError, match=r"layer"):
+        fitted().features(X, layer)
