@@ -8,20 +8,22 @@ sky and petals. Dogs take ImageNet's weights, which are downloaded: `--model goo
 
 References, in the same run: logistic regression on the mean and the spread of each colour, tested
 as the network on the right quarter; and for the dream, noise that changes the picture as much.
-Nothing was chosen on the right quarter; the sizes were chosen to take less than a minute.
+Batch normalisation and the one-cycle learning rate were chosen on the last 90 columns of the left
+part (0.5992, without both 0.3608, logistic regression 0.4725).
 
-    python recipes/deep_dream.py                        (about 45 s on two cores)
+    python recipes/deep_dream.py                        (about 27 s on two cores)
     python recipes/deep_dream.py --data mine.jpg --model googlenet --layer inception4c
 
 Writes dream_0.png and dream_1.png into the current folder.
 
-Measured on 1,200 patches: accuracy 0, logistic regression 0. The dream multiplies the norm by 0,
-noise by 0 (mean of two).
+Measured on 1,200 patches: accuracy 0.6825, logistic regression 0.4825. The dream multiplies the
+squared norm by 4.8, noise by 1.17 (mean of both).
 """
 
 import argparse
 
 import numpy as np
+import torch
 from matplotlib.image import imsave
 from sklearn.datasets import load_sample_images
 from sklearn.linear_model import LogisticRegression
@@ -36,6 +38,7 @@ arguments.add_argument("--model", help="a network of torchvision with ImageNet's
 arguments.add_argument("--layer", help="where to look; by default two thirds of the way")
 arguments = arguments.parse_args()
 SIDE, BORDER = 32, 480
+torch.set_num_threads(1)  # results do not depend on the cores
 photographs = load_sample_images().images
 
 
@@ -55,12 +58,14 @@ def trained():
     x_train, y_train, colours_train = patches(4000, 0, BORDER, rng)
     x_test, y_test, colours_test = patches(1200, BORDER, 640, rng)
     dl.seed(0)
-    model = dl.Sequential([
-        dl.Conv2D(16, 5, activation="relu"), dl.MaxPooling2D(2),
-        dl.Conv2D(32, 3, activation="relu"), dl.MaxPooling2D(2),
-        dl.Conv2D(48, 3, activation="relu"), dl.GlobalAveragePooling2D(), dl.Dense(6, "softmax"),
-    ])  # fmt: skip
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    layers = [dl.BatchNormalization()]
+    for filters, side in ((16, 5), (32, 3), (48, 3)):
+        layers += [dl.Conv2D(filters, side, activation="relu"), dl.BatchNormalization()]
+        layers += [dl.MaxPooling2D(2)]
+    layers[-1] = dl.GlobalAveragePooling2D()
+    model = dl.Sequential([*layers, dl.Dense(6, "softmax")])
+    adam = dl.optimizers.Adam(dl.optimizers.schedules.OneCycle(0.005, 12 * 63))
+    model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x_train, y_train, batch_size=64, epochs=12, verbose=0)
     accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
     plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))

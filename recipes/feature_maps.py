@@ -8,7 +8,7 @@ for training, stratified, random_state=0.
 References, in the same run: logistic regression on the pixels; and the maps of the first layer
 computed by SciPy's correlation from the filters.
 
-    python recipes/feature_maps.py                     (about 15 s on two cores)
+    python recipes/feature_maps.py                     (about 11 s on two cores)
     python recipes/feature_maps.py --data digit.png    (a picture of yours, ink dark on white)
 
 Writes filters.png, maps.png, seen.png (where Grad-CAM says that the network looked) and wrong.png

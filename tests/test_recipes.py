@@ -59,6 +59,18 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
         r"mean of 3 seeds: easydl (\S+) · MLPClassifier (\S+)",
         lambda easydl, sklearn: 0.97 <= sklearn <= easydl,
     ),
+    "feature_maps": (
+        r"test accuracy (\S+) · logistic regression (\S+)\n[\s\S]*difference .* SciPy's: (\S+)",
+        lambda easydl, linear, maps: easydl >= linear and maps <= 1e-5,
+    ),
+    "deep_dream": (
+        r"accuracy (\S+) · logistic regression on colours (\S+)\n[\s\S]*dream (\S+) · noise (\S+)",
+        lambda easydl, linear, dream, noise: easydl >= linear and dream >= 2 * noise,
+    ),
+    "colorize": (
+        r"network (\S+) · nearest neighbours (\S+) · linear (\S+) · mean colour (\S+)",
+        lambda network, near, linear, mean: network <= 0.75 * min(near, linear, mean),
+    ),
     "lenet5_digits": (r"mean of 3 seeds: easydl (\S+)", lambda easydl: easydl >= 0.99),
     "convolution_by_hand": (
         r"by loops:\n  4 3 4\n  2 4 3\n  2 3 4\nloops .* (\S+)\nConv2D .* (\S+)\nmatrix .* (\S+)\n"
@@ -83,6 +95,8 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
 }
 # longer than about 15 s; the demo trains a LeNet-5 in the default suite, series_lstm an LSTM
 SLOW = {
+    "colorize",
+    "deep_dream",
     "depth_and_error",
     "mnist_lenet5",
     "lstm_digits",
