@@ -27,7 +27,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 import easydl as dl
-from easydl.vision.architectures import MLP
 
 torch.set_num_threads(1)  # enough at this size; results do not depend on the cores
 LEARNING_RATES = {1: 0.03, 2: 0.01, 4: 0.01, 8: 0.003, 12: 0.003}  # hidden layers -> best rate
@@ -43,7 +42,7 @@ x_train, x_test, y_train, y_test = train_test_split(
 def test_error(depth, seed):
     """In per cent."""
     dl.seed(seed)
-    model = MLP((UNITS,) * depth, 10, 64, dropout=0)
+    model = dl.MLP((UNITS,) * depth, 10, 64, dropout=0)
     steps = EPOCHS * -(-len(x_train) // BATCH_SIZE)
     adam = dl.optimizers.Adam(dl.optimizers.schedules.OneCycle(LEARNING_RATES[depth], steps))
     model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])

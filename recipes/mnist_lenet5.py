@@ -28,7 +28,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchvision.datasets import MNIST
 
 import easydl as dl
-from easydl.vision.architectures import LeNet5
 
 LEARNING_RATE, ROWS_FOR_REFERENCE = 0.005, 10_000
 
@@ -74,7 +73,7 @@ batch_size = 128 if found else 32
 print(f"{name}: {len(x_train)} digits for training, {len(x_test)} for the test")
 
 dl.seed(0)
-model = LeNet5(input_shape=(1, 28, 28), modern=True)
+model = dl.LeNet5(input_shape=(1, 28, 28), modern=True)
 model.summary()
 steps = options.epochs * -(-len(x_train) // batch_size)
 adam = dl.optimizers.Adam(dl.optimizers.schedules.OneCycle(LEARNING_RATE, steps))

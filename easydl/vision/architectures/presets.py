@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from easydl import activations
 from easydl.errors import short_traceback
 from easydl.layers import LSTM, Dense, Dropout, Flatten
 from easydl.layers.base import Shape, checked_sample_shape
@@ -53,7 +52,6 @@ def MLP(
     """
     widths = check_widths("units", units)
     rate = check_dropout(dropout)
-    activations.get(activation)
     shape = checked_sample_shape(input_shape)
     layers: list[nn.Module] = [Flatten()] if shape is not None and len(shape) > 1 else []
     for width in widths:

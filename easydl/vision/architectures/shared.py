@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from easydl import activations
 from easydl.errors import check_between, check_positive_int
 from easydl.layers import BatchNormalization, Dense
 from easydl.layers.base import Shape, channels_last, checked_sample_shape
@@ -74,7 +73,6 @@ def output_layer(classes: Any, output_activation: Any, name: str = "output") -> 
     classes = check_positive_int("classes", classes)
     if isinstance(output_activation, str) and output_activation.lower() == "auto":
         output_activation = "softmax" if classes > 1 else "sigmoid"
-    activations.get(output_activation)  # an unknown name is refused before weights are made
     return Dense(classes, activation=output_activation, name=name)
 
 
@@ -88,5 +86,4 @@ def built(layers: Sequence[Any], input_shape: Shape | None, name: str) -> Sequen
     model = Sequential(layers, name=name)
     if input_shape is not None:
         model.build((None, *input_shape))  # the batch, then perhaps an open size
-        model.given_input_shape = tuple(input_shape)  # a layer added later is built at once
     return model
