@@ -254,7 +254,7 @@ def wrong(case: Callable, get: Get, seconds: int = 30) -> str | None:
     """What goes wrong in a case, in words; ``None``: nothing."""
 
     def late(*_: object) -> None:
-        raise TimeoutError(f"hangs for {seconds} s")
+        raise RuntimeError(f"hangs for {seconds} s")  # a TimeoutError would be tried again
 
     environment = {k: v for k, v in os.environ.items() if k.lower() not in PROXIES}
     environment |= {"no_proxy": "127.0.0.1", "EASYDL_OFFLINE": ""}

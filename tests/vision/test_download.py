@@ -344,7 +344,7 @@ def test_arguments_that_make_no_sense(given, words, server, tmp_path):
 
 
 def test_messages_stay_short(tmp_path, server):
-    long = f"{server.address}{'a' * 150}/{'n' * 80}.pth?token={'t' * 300}"
+    long = f"{server.address}{'a' * 150}/{'n' * 240}.pth?token={'t' * 300}"
     server.then = "404"
     deep = tmp_path / ("f" * 30)
     for error, options in ((ConnectionError, {}), (FileNotFoundError, {"offline": True})):
