@@ -103,11 +103,11 @@ put it into the folder 'weights' under that name.
             return path
         if offline and not path.exists():
             raise FileNotFoundError(
-                f"{name!r:.100} is not there, and nothing is downloaded offline; expected the "
+                f"{name!r} is not there, and nothing is downloaded offline; expected the "
                 f"file. {by_hand}"
             )
         if offline:
-            raise ValueError(f"{name!r:.100} {wrong}; expected the file, whole. {by_hand}")
+            raise ValueError(f"{name!r} {wrong}; expected the file, whole. {by_hand}")
         if path.exists():
             warn_user(f"{str(path)!r:.300} {wrong}; it is downloaded again.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -313,7 +313,7 @@ def _download(part: _Part, retries: int, progress: bool, by_hand: str) -> None:
                 most = max(most, part.size())
                 if failures > retries or not why.again:
                     raise ConnectionError(
-                        f"{name!r:.100} could not be downloaded ({why!s:.160}); expected the "
+                        f"{name!r} could not be downloaded ({why!s:.160}); expected the "
                         f"server to send it. {by_hand}"
                     ) from None
                 if progress:
