@@ -13,6 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+
+import easydl as dl
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
@@ -71,6 +75,10 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
         r"network (\S+) · nearest neighbours (\S+) · linear (\S+) · mean colour (\S+)",
         lambda network, near, linear, mean: network <= 0.75 * min(near, linear, mean),
     ),
+    "finetune_folder": (  # after 75 epochs random weights have caught up
+        r"mean of 5 seeds · fine-tuned 15 epochs (\S+) · from scratch 15 (\S+) · ",
+        lambda tuned, scratch: tuned >= scratch + 0.05,
+    ),
     "lenet5_digits": (r"mean of 3 seeds: easydl (\S+)", lambda easydl: easydl >= 0.99),
     "convolution_by_hand": (
         r"by loops:\n  4 3 4\n  2 4 3\n  2 3 4\nloops .* (\S+)\nConv2D .* (\S+)\nmatrix .* (\S+)\n"
@@ -98,6 +106,7 @@ SLOW = {
     "colorize",
     "deep_dream",
     "depth_and_error",
+    "finetune_folder",
     "mnist_lenet5",
     "lstm_digits",
     "autoencoder_vs_pca",
@@ -214,3 +223,26 @@ def test_mnist_lenet5_says_what_to_write_when_there_is_no_mnist(tmp_path):
     assert "there is no MNIST in data/MNIST/raw" in done.stdout and "--download" in done.stdout
     assert "1347 digits for training, 450 for the test" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_finetune_folder_takes_a_folder_of_ones_own(tmp_path):
+    generator = np.random.default_rng(0)
+    for number, label in enumerate(("dark", "light")):
+        (tmp_path / "own" / label).mkdir(parents=True)
+        for i in range(10):
+            pixels = generator.integers(0, 100, (40, 40, 3), dtype=np.uint8) + 150 * number
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "own" / label / f"{i}.png")
+    dl.seed(0)
+    network = dl.vision.Classifier("squeezenet1_1", 2).network
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    arguments = ("--data", "own", "--network", "squeezenet1_1", "--weights", "w.pth")
+    done = run(ROOT / "recipes" / "finetune_folder.py", tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "16 train, 4 validation; 2 classes: dark, light" in done.stdout
+    assert re.search(r"validation accuracy [01]\.\d{4}", done.stdout)
+    model = dl.load_model(tmp_path / "finetuned.easydl")
+    assert {label for label, _ in model.predict_labels(tmp_path / "own" / "dark" / "0.png", 2)} == {
+        "dark",
+        "light",
+    }
+    assert (tmp_path / "most_wrong.png").stat().st_size > 1000
