@@ -121,7 +121,7 @@ class Classifier(Model):
         return self.network.get_submodule(self.head_names[-1])  # type: ignore[union-attr]
 
     def layer_names(self) -> list[str]:
-        """torchvision's own: ``conv1``, ``layer4``, ``fc`` …"""
+        """The names that torchvision gives them: ``conv1``, ``layer4``, ``fc``."""
         return [name for name, _ in self.network.named_children()]  # type: ignore[union-attr]
 
     def to_torch(self) -> nn.Module:
