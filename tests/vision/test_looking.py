@@ -162,6 +162,9 @@ def test_filters_are_the_weights_of_the_first_convolution_or_of_the_one_asked_fo
     deep = filters(model, "layer1.0.conv2")
     assert np.array_equal(deep.values, model.layer1[0].conv2.weight.detach().numpy())
     assert deep.figure.axes[0].get_title() == "layer1.0.conv2: 16 of 64 filters, 32 of 64 channels"
+    tile = deep.figure.axes[0].get_images()[0].get_array()[4:7, 8:11]  # filter 1, channel 2
+    weight = deep.values[1]
+    np.testing.assert_allclose(tile, 0.5 + weight[2] / (2 * abs(weight[:32]).max()), atol=1e-6)
     rendered(deep.figure)
     first = filters(model).figure.axes[3].get_images()[0].get_array()
     weight = model.conv1.weight[3].detach().numpy()
