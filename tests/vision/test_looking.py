@@ -444,13 +444,15 @@ def test_most_wrong_and_confusion_know_what_the_outputs_are(ending, frozen):
     assert counts.tolist() == expected
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("ending", [nn.Sigmoid(), torch.sigmoid, lambda z: z])
-def test_one_unit_is_two_classes(ending):
+def test_one_unit_is_two_classes(ending, frozen):
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
     whole = nn.Sequential(model, ending) if isinstance(ending, nn.Module) else None
     if whole is None:
         whole = Functional(ending)
         whole.linear = model[1]
+    whole.requires_grad_(not frozen)
     x, y = torch.randn(20, 1, 2, 2), torch.randint(2, (20,))
     with torch.no_grad():
         z = model(x)[:, 0]
