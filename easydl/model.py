@@ -225,11 +225,8 @@ class Model(nn.Module):
                 f"model.learning_rate = {value:g} was set, but compile has a schedule, which sets "
                 "it anew; expected one of them. Write compile(optimizer=…) with a number."
             )
-        if state.is_spread:
-            groups.regroup(self, state, value)
-            return
-        for group in self._require_optimizer().param_groups:
-            group["lr"] = value
+        self._require_optimizer()
+        groups.set_rate(self, state, value)
 
     @property
     def device(self) -> torch.device:

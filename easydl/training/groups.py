@@ -37,8 +37,8 @@ def layer_groups(model: Model) -> dict[str, list[Part]]:
 
     Containers are opened: a ``Sequential`` or ``ModuleList`` always, another module where it holds
     the head or more than half of all weights (the encoder of a vision transformer). A
-    normalisation belongs to the part before it, a weight that stands alone to the first part,
-    auxiliary heads to the head, which is the last.
+    normalisation belongs to the part before it, with weights or without; a weight that stands
+    alone to the first part; auxiliary heads to the head, which is the last.
     """
     from easydl.sequential import Sequential
 
@@ -52,7 +52,11 @@ def layer_groups(model: Model) -> dict[str, list[Part]]:
 
     def open_up(name: str, module: nn.Module) -> None:
         parameters = list(module.parameters())
-        if module in heads or not parameters:
+        if module in heads:
+            return
+        if not parameters:  # statistics of a BatchNorm without weights stay with what is frozen
+            if any(True for _ in module.buffers()):
+                (groups[list(groups)[-1]] if groups else loose).append(module)
             return
         parts = list(module.named_children())
         chain = module is root or isinstance(module, (nn.Sequential, nn.ModuleList, Sequential))
@@ -79,14 +83,10 @@ def freeze(model: Model, until: str | int | None) -> None:
     names = list(groups)
     stop = len(names) - 1
     if isinstance(until, str):
-        fitting = [i for i, name in enumerate(names) if f"{name}.".startswith(f"{until}.")]
-        if not fitting:
-            known = dict.fromkeys(part for name in names for part in (name.split(".")[0], name))
-            raise ValueError(did_you_mean("layer in freeze(until=…)", until, known))
-        stop = fitting[0]
+        stop = names.index(_fitting(model, names, until, "freeze(until=…)")[0])
     elif until is not None:
         stop = check_positive_int("until", until, minimum=0)
-    if not 0 < stop < len(names) and until not in (0, names[0]):
+    if not 0 < stop < len(names) and (stop or until is None):
         raise ValueError(
             f"freeze(until={until!r}) was asked of a network of {len(names)} groups of layers with "
             f"weights ({', '.join(names)[:200]}); expected the name of one of them, or a number "
@@ -118,6 +118,23 @@ def _groups_with_weights(model: Model) -> dict[str, list[Part]]:
     return groups
 
 
+def _fitting(model: Model, names: list[str], layer: Any, where: str) -> list[str]:
+    """The groups of a layer, by its name in ``state_dict`` or in the summary.
+
+    Raises:
+        ValueError: it has none, with the nearest name.
+    """
+    keys = [key for key, _ in root_of(model).named_children()]
+    called = dict(zip(model.layer_names(), keys)) | dict(zip(keys, keys))
+    prefix = f"{called.get(layer, layer)}."
+    fitting = [name for name in names if f"{name}.".startswith(prefix)]
+    if not fitting:
+        tops = {name.split(".")[0] for name in names}
+        known = [name for name, key in called.items() if key in tops]
+        raise ValueError(did_you_mean(f"layer in {where}", layer, [*known, *names]))
+    return fitting
+
+
 def parameters_of(parts: list[Part]) -> list[nn.Parameter]:
     """Their weights, shared ones as often as they are there."""
     modules = [[part] if isinstance(part, nn.Parameter) else part.parameters() for part in parts]
@@ -144,9 +161,7 @@ def shares_for(model: Model, spread: float | dict[str, float]) -> dict[str, floa
         return {name: ratio ** (i / last - 1) for i, name in enumerate(names)}
     shares = dict.fromkeys(names, 1.0)
     for key, share in spread.items():
-        fitting = [name for name in names if f"{name}.".startswith(f"{key}.")]
-        if not fitting:
-            raise ValueError(did_you_mean("layer in spread_learning_rate", key, names))
+        fitting = _fitting(model, names, key, "spread_learning_rate")
         shares |= dict.fromkeys(fitting, check_between(f"share of {key}", share, 0, 1))
     if max(shares.values()) < 1:
         raise ValueError(
@@ -156,12 +171,16 @@ def shares_for(model: Model, spread: float | dict[str, float]) -> dict[str, floa
     return shares
 
 
-def regroup(model: Model, state: Compiled, rate: float | None = None) -> None:
-    """Give the optimizer one group of weights for each share of its rate; its state stays.
+def set_rate(model: Model, state: Compiled, rate: float) -> None:
+    """A new learning rate of the groups whose share is 1; the others keep their shares of it."""
+    held = state.optimizer.param_groups
+    shares = _by_share(model, held) if state.is_spread else [1.0] * len(held)
+    for group, share in zip(held, shares):
+        group["lr"] = rate * share
 
-    Args:
-        rate: a new learning rate, of the groups whose share is 1.
-    """
+
+def regroup(model: Model, state: Compiled) -> None:
+    """Give the optimizer one group of weights for each share of its rate; its state stays."""
     optimizer, scheduler = state.optimizer, state.step_scheduler
     if len(optimizer.param_groups) > 1 and not state.is_spread:
         raise ValueError(
@@ -177,7 +196,7 @@ def regroup(model: Model, state: Compiled, rate: float | None = None) -> None:
     settings.pop("initial_lr", None)
     if scheduler is not None:
         rate = float(optimizer.defaults["lr"])  # the schedule's highest
-    elif rate is None:
+    else:
         rate = max(float(group["lr"]) for group in optimizer.param_groups)
     optimizer.param_groups[:] = [
         settings | {"params": parameters, "lr": rate * share}

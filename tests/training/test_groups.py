@@ -84,6 +84,36 @@ def test_freeze_until_a_layer_leaves_all_before_it_as_it_is(until, learning):
         assert (key in unchanged) == (not learns), key
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_statistics_of_a_frozen_batchnorm_without_weights_stay(nested):
+    parts = [nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False)]
+    layers = [nn.Sequential(*parts)] if nested else parts
+    model = dl.Model(nn.Sequential(nn.BatchNorm1d(4, affine=False), *layers, nn.Linear(4, 3)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.freeze()
+    before = state(model)
+    model.fit(X, Y, verbose=0)
+    head = str(len(layers) + 1)
+    assert set(before) - same(before, model) == {f"{head}.weight", f"{head}.bias"}
+    model.unfreeze(2)
+    model.fit(X, Y, verbose=0)
+    assert "running_mean" in " ".join(set(before) - same(before, model))
+
+
+def test_layers_are_known_by_their_names_in_the_summary_too():
+    layers = [dl.Dense(4, input_dim=4), dl.Dense(4, name="middle"), dl.Dense(3)]
+    for name, frozen in (("middle", "0"), ("dense_1", "01"), ("2", "01")):
+        model = dl.Sequential(copy.deepcopy(layers))
+        model.freeze(until=name)
+        found = {name[0] for name, p in model.named_parameters() if not p.requires_grad}
+        assert found == set(frozen)
+        model.spread_learning_rate({name: 0.5})
+        at = int(frozen[-1]) + 1
+        assert list(model.learning_rate_shares.values())[at] == 0.5
+    with pytest.raises(ValueError, match="Did you mean 'middle'"):
+        model.freeze(until="midle")
+
+
 def test_frozen_parts_stay_to_the_bit_through_saving_loading_and_fitting_on(tmp_path):
     model = net()
     model.fit(X, Y, verbose=0)
@@ -236,7 +266,9 @@ def test_the_learning_rate_is_the_heads_and_the_shares_stay():
     model = net()
     model.spread_learning_rate(100)
     assert model.learning_rate == pytest.approx(0.01)
+    held = list(model.optimizer.param_groups)
     model.learning_rate = 0.5
+    assert all(a is b for a, b in zip(held, model.optimizer.param_groups))  # compiled steps stay
     rates = [group["lr"] for group in model.optimizer.param_groups]
     assert rates == pytest.approx([0.005, 0.05, 0.5]) and model.learning_rate == 0.5
     model.learning_rate = 0.0
