@@ -1,7 +1,7 @@
 """Models and weights in and out of files: whole or not at all, and never code."""
 
 from easydl.saving.container import write_atomically
-from easydl.saving.keras_model import load_keras
+from easydl.saving.keras import load_keras
 from easydl.saving.weights import (
     FOREIGN,
     check_same_architecture,

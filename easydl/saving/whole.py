@@ -139,7 +139,7 @@ def load_model(path: Any, custom_objects: dict[str, Any] | None = None) -> Any:
             "functions by name: {'Mine': Mine}."
         )
     if path.suffix.lower() in (".keras", ".h5", ".hdf5"):
-        from easydl.saving.keras_model import load_keras
+        from easydl.saving.keras import load_keras
 
         return load_keras(path)
     with Reader(path) as reader:
