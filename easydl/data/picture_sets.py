@@ -31,7 +31,11 @@ from easydl.data.pictures import (
 from easydl.data.split import split_rows
 from easydl.errors import check_flag, listed
 
-PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid")}
+PARTS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}  # in any case
 
 
 class Pictures(Dataset):
@@ -124,7 +128,7 @@ class Pictures(Dataset):
 
 def _transforms(model: Any, size: Any) -> Any:
     """The model's own, or for what it was built for: scaled to 0 … 1."""
-    shape = model.given_input_shape
+    shape = getattr(model, "given_input_shape", None)  # a plain module has none
     if has_transforms(model):
         return model.transforms if size is None else model.transforms.resized(size)
     if shape is not None and len(shape) == 3 and shape[0] in (1, 3) and None not in shape:
@@ -175,7 +179,8 @@ def image_folder(
     """The pictures below a folder, one folder a class: ``pets/cat/*.jpg``, ``pets/dog/*.jpg``.
 
     The parts may be folders themselves: ``pets/train/cat``, ``pets/validation/cat`` (or ``val``,
-    ``valid``; ``test`` too). Classes are the folders' names in alphabetical order; every part must
+    ``valid``; ``test`` too; in any case). Folders that begin with ``.`` or ``__`` are passed over.
+    Classes are the folders' names in alphabetical order; every part must
     have all of them, so that a number means the same everywhere. Any file that PIL reads is taken,
     also from folders within; each is looked at up front, and damaged ones are named together.
 
@@ -217,8 +222,16 @@ def image_folder(
     check_augment(augment, mix)
     folders = {folder.name: folder for folder in _folders(root)}
     parts = {
-        part: folders[name] for part, names in PARTS.items() for name in names if name in folders
+        part: folder
+        for part, names in PARTS.items()
+        for name, folder in folders.items()
+        if name.lower() in names
     }
+    if "train" not in parts and len(folders) == len(parts) > 0:
+        raise ValueError(
+            f"{str(path)!r:.250} has the folders {listed(sorted(folders))}, parts without one to "
+            "learn from; expected train/ beside them, or a folder a class."
+        )
     if "train" not in parts:
         found = {"train": _classes_of(root, folders.values())}
     else:
@@ -228,8 +241,6 @@ def image_folder(
                 f"{parts['train'].name!r}; expected one of them: no split, or the path of "
                 f"{parts['train'].name!r} with one."
             )
-        if "test" in folders:
-            parts["test"] = folders["test"]
         strange = sorted(set(folders) - {place.name for place in parts.values()})
         if strange:
             raise ValueError(
@@ -356,7 +367,7 @@ def _taken(x: Any, rows: list[int]) -> Any:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] not in "._")
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
 
 
 def _classes_of(root: Path, folders: Any) -> dict[str, list[Path]]:
