@@ -29,7 +29,7 @@ from easydl.errors import (
     short_traceback,
     warn_user,
 )
-from easydl.layers.base import keep_activities, parts_of
+from easydl.layers.base import first_weight, keep_activities
 from easydl.training import groups, prepare
 from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, run_epochs
@@ -85,7 +85,7 @@ class Model(nn.Module):
         self.widest_row = 0  # the most numbers of a sample that one of its modules was seen to take
         self.inputs_known: tuple | None = None  # the kind of array that its last one was
         self.column_names: dict[str, list] = {}  # of the tables that it was fitted to
-        self.class_names: list[str] | None = None  #: of the classes, where pictures brought them
+        self._class_names: list[str] | None = None
         self.transforms: Any = None  #: what makes a picture ready, ``dl.vision.Transforms``
         self.learning_rate_shares: dict[str, float] = {}  # by layer, see spread_learning_rate
         self._compiled: Any = None
@@ -229,13 +229,21 @@ class Model(nn.Module):
         groups.set_rate(self, state, value)
 
     @property
+    def class_names(self) -> list[str] | None:
+        """The classes' names in the order of the outputs, where pictures brought them, or set."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[Any] | None) -> None:
+        if isinstance(names, str):
+            raise TypeError(f"class_names={names!r:.60} was set; expected a list of names.")
+        self._class_names = None if names is None else [str(name) for name in names]
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        for part in parts_of(self):
-            for parameter in part._parameters.values():
-                if parameter is not None:
-                    return parameter.device
-        return torch.device("cpu")
+        first = first_weight(self)
+        return torch.device("cpu") if first is None else first.device
 
     def compute_loss(self, x: Any, y: Any, sample_weight: Tensor | None = None) -> tuple:
         """The loss of one batch and the outputs; override it for a loss of your own.
@@ -1081,7 +1089,7 @@ def predict_labels(model: Model, x: Any, top: int, batch_size: int | None) -> An
     if probabilities.shape[1] == 1:
         probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
     sums = probabilities.sum(1)
-    if probabilities.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+    if not (probabilities.min() >= 0 and np.abs(sums - 1).max() <= 1e-3):  # true for nan, too
         raise ValueError(
             f"the outputs lie in {probabilities.min():.3g} … {probabilities.max():.3g} and sum to "
             f"{sums[0]:.3g}, so they are no probabilities; expected a last softmax or sigmoid."

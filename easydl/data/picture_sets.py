@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from easydl.data.augmentation import augmentation, check_augment, mixer
+from easydl.data.convert import to_tensor
 from easydl.data.pictures import (
     Transforms,
     check_all,
     files_in,
     from_any,
     has_transforms,
+    keep_transforms,
     raw_pictures,
     read_picture,
     refuse_unready,
@@ -46,7 +48,7 @@ class Pictures(Dataset):
 
     Args:
         pictures: paths, PIL pictures or arrays, or a Dataset that gives ``(picture, class)``.
-        labels: the class number of each; ``None``: not known.
+        labels: the class number of each, or what else the targets are; ``None``: not known.
         class_names: in the order of the numbers.
         transforms: picture -> tensor ``(C, H, W)``; ``None``: the model's.
         size: pixels, where the model's transforms are to give another size.
@@ -71,7 +73,7 @@ class Pictures(Dataset):
         shares: bool = False,
     ):
         self.pictures = pictures
-        self.labels = None if labels is None else torch.as_tensor(labels).long()
+        self.labels = None if labels is None else to_tensor(labels, "y")
         self.class_names = None if class_names is None else list(class_names)
         self.transforms, self.size = transforms, size
         self.augment, self.mix, self.shares = augment, mix, shares
@@ -289,7 +291,7 @@ def images(
         x: uint8 or floats from 0 to 1, ``(N, H, W)``, ``(N, H, W, 3)`` or ``(N, 3, H, W)`` (8 bits
             are kept); a list of paths or PIL pictures; or a Dataset that gives
             ``(picture, class number)``, such as those of ``torchvision.datasets``.
-        y: class numbers or names, one a picture; ``None`` for a Dataset.
+        y: class numbers or names, one a picture; ``None`` for a Dataset that has ``targets``.
         class_names: in the order of the numbers.
         split, size, augment, mix, transforms, seed: as in ``image_folder``.
 
@@ -305,22 +307,21 @@ def images(
         pictures: 8 train, 2 validation; 2 classes: 0, 1
     """
     check_augment(augment, mix)
-    if isinstance(x, Dataset):
-        y = getattr(x, "targets", getattr(x, "labels", getattr(x, "_labels", y)))
-        class_names = getattr(x, "classes", None) if class_names is None else class_names
+    if isinstance(x, Dataset) and y is None:
+        y, known = _labels_of(x), getattr(x, "classes", None)
+        class_names = known if class_names is None else class_names
     if y is None or len(y) != len(x):
         raise ValueError(
             f"{len(x)} pictures and {'no' if y is None else len(y)} labels were given; expected "
             "one a picture: images(x, y)."
         )
+    x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a table's column of paths
     labels = np.asarray(y)
-    if labels.dtype.kind in "US" or labels.dtype == object:
-        labels = labels.astype(str)
-        class_names = sorted(set(labels)) if class_names is None else list(class_names)
-        unknown = sorted(set(labels) - set(class_names))
-        if unknown:
-            raise ValueError(f"labels {listed(unknown)} are not in class_names={class_names}.")
-        labels = np.array([class_names.index(label) for label in labels])
+    if labels.dtype.kind in "OU":
+        class_names = (
+            sorted({str(label) for label in labels}) if class_names is None else class_names
+        )
+        labels = class_numbers(labels, class_names)
     if labels.ndim != 1 or (labels.dtype.kind not in "iub" and (labels % 1).any()):
         raise ValueError(
             f"labels of shape {labels.shape} and {labels.dtype} were given; expected class numbers "
@@ -329,12 +330,54 @@ def images(
     labels = labels.astype(np.int64)
     count = labels.max() + 1 if class_names is None else len(class_names)
     names = [str(i) for i in range(count)] if class_names is None else list(map(str, class_names))
+    if len(set(names)) < len(names):
+        raise ValueError(f"class_names={names!s:.200} were given; expected different names.")
     if labels.min() < 0 or labels.max() >= len(names) or len(names) < 2:
         raise ValueError(
             f"labels from {labels.min()} to {labels.max()} were given for {len(names)} classes; "
             f"expected two or more classes, and 0 … {len(names) - 1}."
         )
     return _parts({"train": (x, labels)}, split, names, size, augment, mix, transforms, seed)
+
+
+def class_numbers(labels: Any, class_names: Sequence[Any]) -> np.ndarray:
+    """The place of each label in ``class_names``.
+
+    Raises:
+        ValueError: labels that are missing, or in no class.
+    """
+    numbers = {str(name): number for number, name in enumerate(class_names)}
+    lacking = next((i for i, v in enumerate(labels) if v is None or v != v), None)
+    if lacking is not None:
+        raise ValueError(f"the label of row {lacking} is missing; expected one a picture.")
+    unknown = sorted({str(label) for label in labels} - set(numbers))
+    if unknown:
+        raise ValueError(f"labels {listed(unknown)} are not in class_names={class_names!s:.200}.")
+    return np.array([numbers[str(label)] for label in labels])
+
+
+def _labels_of(x: Dataset) -> Any:
+    """What a Dataset says of its classes without reading a picture; compared with three of them.
+
+    Raises:
+        ValueError: samples that are no ``(picture, class)``, or of other classes.
+    """
+    names = ("targets", "labels", "_labels")
+    y = next((getattr(x, name) for name in names if getattr(x, name, None) is not None), None)
+    if y is None:
+        return None
+    change = getattr(x, "target_transform", None)
+    y = [change(label) for label in y] if callable(change) else y
+    for row in sorted({0, len(y) // 2, len(y) - 1} & set(range(len(y)))):
+        sample: Any = x[row]
+        if not isinstance(sample, tuple) or len(sample) != 2 or sample[1] != y[row]:
+            raise ValueError(
+                f"the Dataset says that row {row} is of class {y[row]!s:.40} and gives "
+                f"{sample!s:.80}; expected (picture, class) with this class. Write images(x, y) "
+                "with the labels that hold."
+            )
+        read_picture(sample[0])
+    return y
 
 
 def _parts(
@@ -408,6 +451,8 @@ def readable(model: Any, x: Any, y: Any = None) -> tuple[Any, Any]:
         ValueError: pictures of other classes than the model's; pictures for a model that has no
             transforms.
     """
+    if "transforms" in model._modules:
+        keep_transforms(model, model.transforms)
     if isinstance(x, PictureData):
         raise TypeError("all parts of the data were given; expected one: data.train, data.test.")
     if isinstance(x, Pictures):
@@ -424,6 +469,13 @@ def readable(model: Any, x: Any, y: Any = None) -> tuple[Any, Any]:
         refuse_unready(model, x)
         return x, y
     transforms_of(model)
+    if y is None:
+        return Pictures(found).made_for(model), None
+    if not hasattr(y, "__len__") or isinstance(y, dict) or len(y) != len(found):
+        many = f"{len(y)} targets" if hasattr(y, "__len__") else f"y={y!r:.40}"
+        raise ValueError(f"{len(found)} pictures and {many} were given; expected one a picture.")
+    if np.asarray(y).dtype.kind in "OU" and model.class_names is not None:
+        y = class_numbers(np.asarray(y), model.class_names)
     return Pictures(found, y).made_for(model), None
 
 
@@ -443,4 +495,5 @@ def remember(model: Any, source: Any) -> None:
             f"the network has {outputs} outputs, and the pictures are of "
             f"{len(pictures.class_names)} classes; expected as many outputs."
         )
-    model.transforms, model.class_names = pictures.transforms, pictures.class_names
+    model.class_names = pictures.class_names
+    keep_transforms(model, pictures.transforms)

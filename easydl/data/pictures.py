@@ -167,7 +167,8 @@ class Transforms:
         interpolation: str = "bilinear",
         channels: int = 3,
     ):
-        sides = (size, size) if isinstance(size, int) else tuple(size)
+        several = hasattr(size, "__len__") and not isinstance(size, str)
+        sides = tuple(size) if several else (size, size)  # type: ignore[arg-type]
         if len(sides) != 2:
             raise ValueError(f"size={size!r:.60} was given; expected pixels, or (height, width).")
         height, width = (check_positive_int("size", side) for side in sides)
@@ -181,7 +182,7 @@ class Transforms:
         if channels not in (1, 3):
             raise ValueError(f"channels={channels!r:.60} was given; expected 3, or 1 for grey.")
         for name, values in (("mean", mean), ("std", std)):
-            if values is not None and len(values) != channels:
+            if values is not None and np.shape(values) != (channels,):
                 raise ValueError(f"{name}={values!r:.60} was given; expected {channels} numbers.")
         if (mean is None) != (std is None) or (std is not None and min(std) <= 0):
             raise ValueError(
@@ -304,6 +305,9 @@ def picture_list(pictures: Any) -> list[Any] | None:
         return found
     if is_picture(pictures):
         return [pictures]
+    text = getattr(getattr(pictures, "dtype", None), "kind", "") in ("O", "U")
+    if text and pictures.ndim == 1:
+        pictures = list(pictures)  # a table's column, or NumPy's array of paths
     if isinstance(pictures, (list, tuple)) and pictures and all(map(is_picture, pictures)):
         return list(pictures)
     return None
@@ -311,9 +315,14 @@ def picture_list(pictures: Any) -> list[Any] | None:
 
 def files_in(folder: Any) -> list[Path]:
     """The pictures in a folder and below it, in order of their names; hidden files left out."""
-    known, found = suffixes(), []
+    known, found, seen = suffixes(), [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        real = os.path.realpath(place)
+        if real in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(real)
         found += [
             Path(place, name)
             for name in sorted(names)
@@ -358,7 +367,7 @@ def refuse_unready(model: Any, x: Any) -> None:
     """Refuse floats that look like pictures as they are, where the model's are normalised.
 
     Raises:
-        ValueError: none of the first 64 pictures has a number below 0, or some are large.
+        ValueError: all numbers of the first 64 pictures lie in 0 … 1, or some are large.
     """
     mean = getattr(getattr(model, "transforms", None), "mean", None)
     shape = getattr(x, "shape", ())
@@ -366,7 +375,7 @@ def refuse_unready(model: Any, x: Any) -> None:
     if mean is None or len(shape) != 4 or 0 in shape or (compiled and not compiled.strict):
         return
     low, high = float(x[:64].min()), float(x[:64].max())
-    if low >= 0 or high > 30:
+    if 0 <= low <= high <= 1 or high > 30:
         raise ValueError(
             f"pictures with numbers from {low:g} to {high:g} were given, and the model takes "
             "normalised ones, around 0; expected uint8 pictures or paths, which go through "
@@ -385,6 +394,15 @@ def _is_uint8(value: Any) -> bool:
 
 def has_transforms(model: Any) -> bool:
     return getattr(model, "transforms", None) is not None
+
+
+def keep_transforms(model: Any, transforms: Any) -> None:
+    """Set ``model.transforms``; torchvision's, which are torch modules, are no layer of it."""
+    layer = model._modules.get("transforms")
+    if layer is not None and any(True for _ in layer.parameters()):
+        raise ValueError("a layer of the model is called 'transforms'; expected another name.")
+    model._modules.pop("transforms", None)
+    vars(model)["transforms"] = transforms
 
 
 def transforms_of(model: Any) -> Any:
@@ -433,6 +451,8 @@ def _reason(path: Path) -> str:
             picture.draft("L", (1, 1))  # of a JPEG: read to its end, a quarter of the work
             picture.load()
     except Exception as error:
+        if not path.exists():
+            return "a link to no file"
         if not path.stat().st_size:
             return "empty"
         return f"{type(error).__name__}: {str(error).replace(str(path), 'it')}"[:80]

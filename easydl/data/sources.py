@@ -52,7 +52,8 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
     _check_same_index(x, y, sample_weight)
     samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
     inputs = read_tree(x, what, samples, to_rows)
-    samples = len(leaves(inputs)[0]) if leaves(inputs) else None
+    found = leaves(inputs)
+    samples = len(found[0]) if found else None
     targets = None if y is None else read_tree(y, "y", samples, to_rows)
     weights = read_weights(sample_weight, "sample_weight", samples)
     check_lengths(inputs, targets, weights, what)

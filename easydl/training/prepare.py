@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream, as_source
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree, rows_of
-from easydl.data.picture_sets import readable
+from easydl.data.picture_sets import Pictures, readable
 from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
 from easydl.data.split import split_rows, warn_of_missing_classes
@@ -475,9 +475,12 @@ def hold_out(
         )
     elif split != "tail" or validation_split:
         if not isinstance(source, Arrays):
+            what, instead = "a stream", "validation_data=…, or arrays"
+            if is_pictures(source):
+                what, instead = "pictures", "images(x, y, split=…) or image_folder(path, split=…)"
             raise ValueError(
-                f"validation_split={validation_split:g} was given with a stream, which cannot be "
-                "cut; expected validation_data=…, or arrays."
+                f"validation_split={validation_split:g} was given with {what}, which cannot be "
+                f"cut; expected {instead}."
             )
         labels = class_labels(model, source.targets)
         rows = split_rows(source.samples, validation_split, split, labels, seed)
@@ -497,6 +500,11 @@ def hold_out(
     if validation is not None:
         validation.steps_name = "validation_steps"
     return train, validation
+
+
+def is_pictures(source: Source) -> bool:
+    """Whether a stream reads pictures, whose labels are all known."""
+    return isinstance(getattr(source, "source", None), Pictures)
 
 
 def class_labels(model: Model, y: Tree) -> Tensor | None:
@@ -542,7 +550,10 @@ def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
             raise ValueError("class_weight is 0 for every class in y; expected some above 0.")
         source.weights = weights if source.weights is None else source.weights * weights
         return
-    if class_weight == "balanced":
+    labels = class_labels(model, source.source.labels) if is_pictures(source) else None
+    if labels is not None and isinstance(class_weight, str):
+        class_weight = class_factors(class_weight, head, labels).tolist()
+    if isinstance(class_weight, str) and class_weight == "balanced":
         raise ValueError(
             "class_weight='balanced' needs all labels at once, which a stream (Dataset, loader, "
             "generator) gives batch by batch; expected a dict {class: factor}, such as "
