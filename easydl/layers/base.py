@@ -108,6 +108,18 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
     return found
 
 
+def first_weight(module: nn.Module) -> nn.Parameter | None:
+    """The first of ``module.parameters()``, without a walk through all that it has."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    for part in module._modules.values():
+        found = None if part is None else first_weight(part)
+        if found is not None:
+            return found
+    return None
+
+
 def _get_trainable(layer: nn.Module) -> bool:
     """Whether the layer learns; assigning freezes or frees all in it, live."""
     return bool(layer.__dict__.get("trainable", True))  # kept as easydl.training.trainable says
