@@ -129,6 +129,8 @@ class Classifier(Model):
         parts = OrderedDict(network=copy.deepcopy(self.network), softmax=nn.Softmax(1))
         plain = nn.Sequential(parts)  # type: ignore[arg-type]
         plain.training = self.training
+        if self.architecture in AUXILIARY_WEIGHT:
+            plain[0].aux_logits = False  # type: ignore[assignment]  # in training, too, one output
         return plain
 
 
@@ -290,7 +292,9 @@ def _entry(published: Any, weights: Any) -> Any:
     if isinstance(weights, published):
         return weights
     known = ["DEFAULT", *published.__members__]
-    name = str(weights).rpartition(".")[2] if isinstance(weights, (str, published)) else weights
+    name = weights
+    if isinstance(weights, str):
+        name = weights.removeprefix(f"{published.__name__}.")
     if name not in known:
         raise ValueError(
             did_you_mean(f"weights in {published.__name__}", weights, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from easydl.data.picture_sets import Pictures
-from easydl.data.pictures import raw_pictures
+from easydl.data.pictures import is_pil, raw_pictures, read_picture
 from easydl.errors import check_path, did_you_mean
 from easydl.saving.container import write_atomically
 from easydl.training.groups import heads_of, root_of
@@ -66,13 +67,21 @@ def _computed(model: Model, x: Any, layer: Any, batch_size: int | None) -> np.nd
             raise ValueError(f"layer {layer!r:.80} is not used by the network's forward.")
         found = kept[-1]
         if found.dim() == 4:
-            return found.mean((2, 3))
+            return found.mean((1, 2) if _is_channels_last(model, module) else (2, 3))
         return found.flatten(1).clone()
 
     try:
         return model.map_rows(descriptors, x, batch_size)
     finally:
         hook.remove()
+
+
+def _is_channels_last(model: Model, module: nn.Module) -> bool:
+    """Whether maps are (H, W, C): in torchvision's Swin transformers, up to their last norm."""
+    root: Any = root_of(model)
+    if type(root).__module__ != "torchvision.models.swin_transformer":
+        return False
+    return module is root.norm or any(module is part for part in root.features.modules())
 
 
 def find_layer(model: nn.Module, layer: Any) -> nn.Module:
@@ -102,13 +111,18 @@ def _digest(model: Model, x: Any, layer: Any) -> str:
     modules = dict(root_of(model).named_modules())
     if isinstance(layer, nn.Module):
         layer = next(name for name, module in modules.items() if module is layer)
-    sums.update(repr((layer, str(root_of(model)), model.transforms)).encode())
+    sums.update(repr((layer, str(root_of(model)))).encode())
+    for module in modules.values():
+        for value in vars(module).values():
+            sums.update(_code(value) if inspect.isfunction(value) else b"")
+    for value in (model.transforms, getattr(x, "transforms", None)):
+        sums.update(_code(value) if inspect.isfunction(value) else repr(value).encode())
     for key, tensor in model.state_dict().items():
         sums.update(f"{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
         sums.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     pictures: Any = x.pictures if isinstance(x, Pictures) else raw_pictures(model, x)
     if isinstance(x, Pictures):
-        sums.update(repr((x.size, x.transforms)).encode())
+        sums.update(repr(x.size).encode())
         if x.augment is not None or x.mix is not None:
             raise ValueError(
                 "cache= was given for pictures that are changed at random; expected "
@@ -120,7 +134,8 @@ def _digest(model: Model, x: Any, layer: Any) -> str:
             sums.update(
                 repr((str(Path(part).resolve()), state.st_size, state.st_mtime_ns)).encode()
             )
-        elif isinstance(part, (np.ndarray, Tensor)) or hasattr(part, "tobytes"):
+        elif isinstance(part, (np.ndarray, Tensor)) or is_pil(part):
+            part = read_picture(part) if is_pil(part) else part
             array = part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
             sums.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         else:
@@ -129,3 +144,12 @@ def _digest(model: Model, x: Any, layer: Any) -> str:
                 "apart; expected arrays, paths or image_folder's pictures, or no cache."
             )
     return sums.hexdigest()[:32]
+
+
+def _code(function: Any) -> bytes:
+    """What a function does, as far as it can be told without its globals."""
+    code = function.__code__
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return repr(
+        (code.co_code, code.co_consts, code.co_names, function.__defaults__, cells)
+    ).encode()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
 import easydl as dl
 from easydl.data.augmentation import augmentation, mixer
@@ -65,11 +66,15 @@ def test_the_split_takes_its_share_of_each_class_and_is_the_same_again(folder):
     assert not set(data.train.pictures) & set(data.validation.pictures)
 
 
-@pytest.mark.parametrize("name", ["validation", "val", "valid"])
-def test_parts_may_be_folders(name, tmp_path):
-    draw(tmp_path / "train")
+@pytest.mark.parametrize(
+    "train, name, test",
+    [("train", "validation", "test"), ("Training", "val", "Testing"), ("TRAIN", "Valid", "Test")],
+)
+def test_parts_may_be_folders(train, name, test, tmp_path):
+    draw(tmp_path / train)
     draw(tmp_path / name, 2)
-    draw(tmp_path / "test", 1)
+    draw(tmp_path / test, 1)
+    (tmp_path / "__MACOSX").mkdir()
     data = dl.data.image_folder(tmp_path)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [15, 6, 3]
 
@@ -100,6 +105,13 @@ def test_an_empty_class_one_class_and_mixed_folders_are_refused(tmp_path):
         dl.data.image_folder(tmp_path / "c")
     with pytest.raises(ValueError, match=r"split=0\.2.*'train'"):
         dl.data.image_folder(tmp_path / "c", split=0.2)
+    draw(tmp_path / "d" / "val")
+    draw(tmp_path / "d" / "test")
+    with pytest.raises(ValueError, match=r"folders test, val, parts without one to learn from"):
+        dl.data.image_folder(tmp_path / "d")
+    draw(tmp_path / "e")
+    (tmp_path / "e" / "red").rename(tmp_path / "e" / "_others")
+    assert dl.data.image_folder(tmp_path / "e").class_names == ["_others", "blue", "green"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         dl.data.image_folder(tmp_path / "nowhere")
 
@@ -192,6 +204,85 @@ def test_own_transforms_are_used_as_they_are(folder):
         model.fit(dl.data.image_folder(folder, transforms=ready, augment="light"), verbose=0)
 
 
+def test_transforms_that_are_torch_modules_are_no_layer(folder):
+    ready = v2.Compose([v2.Resize(12), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    model = small_net()
+    data = dl.data.image_folder(folder, transforms=ready)
+    model.fit(data, verbose=0)
+    assert len(model.layers) == 3 and model.transforms is ready
+    path = data.train.pictures[0]
+    other = small_net()
+    other.set_weights(model.get_weights())
+    other.transforms = ready
+    np.testing.assert_array_equal(other.predict(path), model.predict(path))
+    assert len(other.layers) == 3 and "transforms" not in dict(other.named_modules())
+
+
+def regression_net():
+    model = small_net(1)
+    model.pop()
+    model.add(dl.Dense(1))
+    model.compile("sgd", "mse")
+    model.transforms = Transforms(12)
+    return model
+
+
+def test_targets_of_paths_are_taken_as_they_are(folder):
+    paths = dl.data.image_folder(folder).train.pictures
+    y = np.linspace(0.1, 0.9, len(paths)).astype("float32")
+    x = torch.stack([Transforms(12)(path) for path in paths])
+    model = regression_net()
+    assert model.evaluate(paths, y) == pytest.approx(model.evaluate(x, y))
+    model = small_net()
+    model.transforms, model.class_names = Transforms(12), sorted(COLOURS)
+    names = [path.parent.name for path in paths]
+    shares = np.full((len(paths), 3), 1 / 3)
+    for given in (names, np.array(names), torch.tensor([sorted(COLOURS).index(n) for n in names])):
+        expected = model.evaluate(x, [sorted(COLOURS).index(n) for n in names])
+        assert model.evaluate(paths, given) == pytest.approx(expected)
+    model.compile("sgd", "categorical_crossentropy")
+    assert model.evaluate(paths, shares) == pytest.approx(model.evaluate(x, shares))
+    with pytest.raises(ValueError, match="labels cat are not in"):
+        model.evaluate(paths[:2], ["red", "cat"])
+    for wrong in (y[:3], np.tile(y, 2)):
+        with pytest.raises(ValueError, match=rf"15 pictures and {len(wrong)} targets"):
+            model.fit(paths, wrong)
+
+
+def test_balanced_classes_and_a_split_in_fit(tmp_path):
+    draw(tmp_path, 6, ["red"])
+    draw(tmp_path, 2, ["blue", "green"])
+    data = dl.data.image_folder(tmp_path)
+    x = torch.stack([Transforms(12)(path) for path in data.train.pictures])
+    torch.set_num_threads(1)
+    one, other = small_net(), small_net()
+    one.fit(data, class_weight="balanced", shuffle=False, verbose=0)
+    other.fit(x, data.train.labels, class_weight="balanced", shuffle=False, verbose=0)
+    for a, b in zip(one.parameters(), other.parameters()):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match=r"with pictures.*image_folder\(path, split="):
+        one.fit(data, validation_split=0.2, verbose=0)
+
+
+def test_class_names_are_kept_as_text(tmp_path):
+    model = small_net()
+    for names in (np.array(["a", "b", "c"]), ("a", "b", "c"), [1, 2, 3]):
+        model.class_names = names
+        model.save(tmp_path / "m.easydl")
+        assert dl.load_model(tmp_path / "m.easydl").class_names == [str(name) for name in names]
+    with pytest.raises(TypeError, match="list of names"):
+        model.class_names = "abc"
+
+
+def test_labels_of_nan_are_refused():
+    model = small_net()
+    model.set_weights(model.get_weights())
+    with torch.no_grad():
+        model.layers[-1].weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="no probabilities"):
+        model.predict_labels(np.zeros((1, 3, 12, 12), "float32"))
+
+
 # -- arrays and Datasets ---------------------------------------------------------------------------
 
 
@@ -227,9 +318,42 @@ def test_arrays_lists_and_datasets_give_the_same_pictures(folder):
         assert model.evaluate(data.train, return_dict=True)["loss"] > 0
 
 
+def test_a_datasets_labels_are_those_that_it_gives():
+    class Own(Dataset):
+        targets = [0, 1, 2, 3] * 3
+        target_transform = None
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, row):
+            label = self.targets[row] % 2 if row > 4 else self.targets[row]
+            return np.full((8, 8), 20 * row, np.uint8), label
+
+    with pytest.raises(ValueError, match="row 6 is of class 2 and gives"):
+        dl.data.images(Own())
+    Own.target_transform = staticmethod(lambda label: label % 2)
+    assert dl.data.images(Own()).train.labels.tolist() == [0, 1] * 6
+    given = dl.data.images(Own(), [0, 1, 2] * 4, size=8)
+    assert given.class_names == ["0", "1", "2"]
+    assert [label for _, label in given.train.made_for(small_net())] == [0, 1, 2] * 4
+
+
+def test_columns_of_a_table_are_paths_and_labels(folder):
+    pandas = pytest.importorskip("pandas")
+    paths = dl.data.image_folder(folder).train.pictures
+    table = pandas.DataFrame({"path": map(str, paths)}, index=range(50, 65))
+    table["kind"] = [path.parent.name for path in paths]
+    data = dl.data.images(table["path"], table["kind"], split=0.2)
+    for path, label in zip(data.validation.pictures, data.validation.labels):
+        assert f"/{data.class_names[label]}/" in path
+
+
 @pytest.mark.parametrize(
     "y, names, message",
     [
+        (["a", None, "b", "b"], None, "row 1 is missing"),
+        ([0, 1, 1, 0], ["a", "a"], "different names"),
         ([0, 1], None, "4 pictures and 2 labels"),
         (None, None, "no labels"),
         ([0, 0, 0, 0], None, "two or more classes"),

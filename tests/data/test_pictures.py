@@ -193,7 +193,29 @@ def test_folders_are_read_in_order_of_names_without_hidden_and_other_files(tmp_p
         picture_list(tmp_path / "empty")
 
 
+def test_a_link_back_is_not_followed_and_one_to_nothing_is_named(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert files_in(tmp_path) == [tmp_path / "a.png"]
+    (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
+    assert check_all(files_in(tmp_path)) == [(tmp_path / "b.png", "a link to no file")]
+
+
+def test_columns_and_arrays_of_paths_are_lists_of_paths(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    names = ["b.png", "a.png"]
+    for given in (np.array(names), np.array(names, object), pandas.Series(names, index=[7, 3])):
+        assert picture_list(given) == names
+    assert picture_list(np.array([1, 2], object)) is None
+
+
 # -- transforms ------------------------------------------------------------------------------------
+
+
+def test_sizes_and_means_may_be_numpys():
+    given = Transforms(np.int64(8), np.int64(9), np.full(3, 0.5), torch.full((3,), 0.25))
+    assert given == Transforms(8, 9, [0.5] * 3, [0.25] * 3)
+    assert given.resized((16, 8)) == Transforms((16, 8), 18, [0.5] * 3, [0.25] * 3)
 
 
 def test_transforms_cover_scale_and_cut_the_middle(colours):
@@ -214,6 +236,10 @@ def test_transforms_cover_scale_and_cut_the_middle(colours):
         ({"size": 0}, "size=0"),
         ({"size": (3, 4, 5)}, "height, width"),
         ({"size": 8, "resize": 4}, "border would be black"),
+        ({"size": 8.0}, "size=8.0"),
+        ({"size": "88"}, "size='88'"),
+        ({"size": None}, "size=None"),
+        ({"size": 8, "mean": 0.5, "std": 0.5}, "mean=0.5"),
         ({"size": 8, "channels": 2}, "channels=2"),
         ({"size": 8, "mean": [0.5]}, "mean="),
         ({"size": 8, "mean": [0.5] * 3}, "expected both"),

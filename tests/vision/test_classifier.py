@@ -210,7 +210,10 @@ def test_floats_that_nobody_normalised_are_refused(small):
         with pytest.raises(ValueError, match=r"normalised.*uint8 pictures or paths"):
             small.predict(x.astype("float32"))
     white = np.full((64, 64, 3), 255, np.uint8)
-    assert small.predict(white).shape == (1, 3)  # its numbers, normalised, are all above 0
+    # Its numbers, normalised, are all above 0.
+    np.testing.assert_array_equal(
+        small.predict(small.transforms(white)[None]), small.predict(white)
+    )
 
 
 # -- weights ---------------------------------------------------------------------------------------
@@ -437,6 +440,11 @@ def test_to_torch_is_torchvisions_network_and_a_softmax(small):
     assert torch.equal(plain.eval()(x), small.eval()(x))
 
 
+def test_to_torch_has_one_output_in_training_too_where_there_are_auxiliary_heads():
+    plain = dl.pretrained("googlenet", None, 3).to_torch()
+    assert plain.training and plain(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+
+
 def test_double_softmax_is_refused_and_the_layers_have_torchvisions_names(small):
     small.compile("adam", nn.CrossEntropyLoss())
     with pytest.raises(ValueError, match="second time"):
@@ -449,6 +457,7 @@ def test_double_softmax_is_refused_and_the_layers_have_torchvisions_names(small)
     [
         (("resnet81",), "Did you mean 'resnet18'"),
         (("resnet18", "IMAGENET1K_V9"), "IMAGENET1K_V1"),
+        (("resnet18", "ResNet50_Weights.IMAGENET1K_V1"), "in ResNet18_Weights"),
         (("resnet18", None, 1), "at least 2"),
         (("resnet18", None, ["a", "a"]), "different names"),
         (("resnet18", "nowhere.pth"), "no weight file"),

@@ -235,6 +235,48 @@ def test_features_are_kept_for_the_same_weights_and_pictures(tmp_path, monkeypat
         model.features(iter([X]), cache=tmp_path)
 
 
+def test_what_only_looks_the_same_is_not_taken_from_the_cache(tmp_path):
+    def twice(x):
+        return x * 2
+
+    def more(x):
+        return x + 1
+
+    def by(factor):
+        return lambda x: x * factor
+
+    rows = np.ones((3, 4), "float32")
+    for function in (lambda x: x * 2, lambda x: x * 3, by(4), by(5), twice, more):
+        dl.seed(0)
+        model = dl.Sequential([dl.Dense(4, input_dim=4), dl.Lambda(function), dl.Dense(2)])
+        assert np.array_equal(model.features(rows, cache=tmp_path), model.features(rows))
+    model = net()
+    model.transforms = dl.vision.Transforms(16, channels=1)
+    found = []
+    for colour in ([200, 10, 10], [10, 200, 10]):
+        picture = Image.new("P", (16, 16))
+        picture.putpalette(colour * 256)
+        found.append(model.features([picture], cache=tmp_path))
+    assert not np.array_equal(*found)
+    for value in (0.2, 0.7):
+        model.transforms = lambda picture, value=value: torch.full((1, 16, 16), value)
+        expected = model.features([picture])
+        assert np.array_equal(model.features([picture], cache=tmp_path), expected)
+
+
+def test_maps_with_the_channels_last_are_averaged_over_their_positions():
+    dl.seed(0)
+    model = dl.pretrained("swin_t", None, 2)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        model.eval()
+        maps = model.network.features(x)
+        for layer, kept in (("features", maps), ("norm", model.network.norm(maps))):
+            expected = kept.mean((1, 2))
+            np.testing.assert_allclose(model.features(x, layer), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.features(x, "permute"), model.features(x, "norm"), atol=1e-6)
+
+
 @pytest.mark.parametrize("layer", ["2nd", nn.Linear(2, 2), "layer"])
 def test_features_of_an_unknown_layer_are_refused(layer):
     with pytest.raises(ValueError, match=r"layer"):
