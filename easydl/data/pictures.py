@@ -364,22 +364,26 @@ def raw_pictures(model: Any, pictures: Any) -> list[Any] | None:
 
 
 def refuse_unready(model: Any, x: Any) -> None:
-    """Refuse floats that look like pictures as they are, where the model's are normalised.
+    """Refuse numbers that are pictures as they were stored, which are no input of the model.
 
     Raises:
-        ValueError: all numbers of the first 64 pictures lie in 0 … 1, or some are large.
+        ValueError: of the first 64 pictures some numbers are above 30, or all lie in 0 … 1 where
+            the model's are normalised.
     """
-    mean = getattr(getattr(model, "transforms", None), "mean", None)
+    transforms = getattr(model, "transforms", None)
     shape = getattr(x, "shape", ())
     compiled = model._compiled
-    if mean is None or len(shape) != 4 or 0 in shape or (compiled and not compiled.strict):
+    lax = compiled is not None and not compiled.strict
+    if not isinstance(transforms, Transforms) or len(shape) != 4 or 0 in shape or lax:
         return
     low, high = float(x[:64].min()), float(x[:64].max())
-    if 0 <= low <= high <= 1 or high > 30:
+    normalised = transforms.mean is not None
+    if high > 30 or (normalised and 0 <= low <= high <= 1):
+        wanted = "normalised ones, around 0" if normalised else "those from 0 to 1"
         raise ValueError(
             f"pictures with numbers from {low:g} to {high:g} were given, and the model takes "
-            "normalised ones, around 0; expected uint8 pictures or paths, which go through "
-            "model.transforms, or what model.transforms(picture) gives."
+            f"{wanted}; expected uint8 pictures or paths, which go through model.transforms, or "
+            "what model.transforms(picture) gives."
         )
 
 

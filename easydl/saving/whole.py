@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from easydl.data.pictures import keep_transforms
 from easydl.errors import check_path
 from easydl.saving.container import MEMBERS, Reader, pack, write_atomically
 from easydl.saving.objects import Decoder, Encoder
@@ -198,7 +199,8 @@ def restored(manifest: Any, reader: Reader, custom_objects: Any, what: str) -> A
     model._has_learned = bool(manifest["has_learned"])
     model.history = _history_from_json(decoder, manifest["history"])
     for name, value in manifest["extras"].items():
-        setattr(model, name, _checked_extra(name, decoder.decode(value)))
+        found = _checked_extra(name, decoder.decode(value))
+        keep_transforms(model, found) if name == "transforms" else setattr(model, name, found)
     if manifest["compile"] is not None:
         _compile_from_json(decoder, model, manifest["compile"])
         _lay_out(model.state_dict(keep_vars=True), manifest["channels_last"])

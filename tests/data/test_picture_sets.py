@@ -204,18 +204,33 @@ def test_own_transforms_are_used_as_they_are(folder):
         model.fit(dl.data.image_folder(folder, transforms=ready, augment="light"), verbose=0)
 
 
-def test_transforms_that_are_torch_modules_are_no_layer(folder):
+def test_transforms_that_are_torch_modules_are_no_layer(folder, tmp_path):
     ready = v2.Compose([v2.Resize(12), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     model = small_net()
     data = dl.data.image_folder(folder, transforms=ready)
     model.fit(data, verbose=0)
     assert len(model.layers) == 3 and model.transforms is ready
     path = data.train.pictures[0]
+    model.save(tmp_path / "m.easydl")
+    kinds = {name: getattr(v2, name) for name in ("Compose", "Resize", "ToImage", "ToDtype")}
+    again = dl.load_model(tmp_path / "m.easydl", custom_objects=kinds)
+    assert len(again.layers) == 3 and type(again.transforms) is v2.Compose
     other = small_net()
     other.set_weights(model.get_weights())
     other.transforms = ready
     np.testing.assert_array_equal(other.predict(path), model.predict(path))
     assert len(other.layers) == 3 and "transforms" not in dict(other.named_modules())
+
+
+def test_stored_numbers_are_no_input_of_a_model_that_knows_pictures(folder):
+    model = small_net()
+    model.fit(dl.data.image_folder(folder), verbose=0)
+    stored = np.full((2, 3, 12, 12), 200, np.uint8)
+    expected = model.predict(stored)
+    np.testing.assert_allclose(model.predict(stored / np.float32(255)), expected, rtol=1e-5)
+    for given in (stored.astype("float32"), stored.astype("uint16") * 257, stored.astype(int)):
+        with pytest.raises(ValueError, match="from 0 to 1; expected uint8 pictures"):
+            model.predict(given)
 
 
 def regression_net():

@@ -552,6 +552,7 @@ def test_load_model_names_a_file_that_is_not_there(tmp_path):
 def test_the_table_holds_nothing_but_the_building_blocks_of_models():
     rooms = "model sequential schedules optimizers losses metrics initializers regularizers"
     families = "autoencoders. boltzmann. variational semisupervised kalman"
+    families += " vision.classifier data.pictures"
     homes = [f"easydl.{room}" for room in f"{rooms} {families} layers. constraints".split()]
     for name, value in table().items():
         assert value.__module__.startswith((*homes, "torch.nn.modules.", "torch.optim")), name
