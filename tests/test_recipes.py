@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import get_model
 
 import easydl as dl
 
@@ -79,6 +80,14 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
         r"mean of 5 seeds · fine-tuned 15 epochs (\S+) · from scratch 15 (\S+) · ",
         lambda tuned, scratch: tuned >= scratch + 0.05,
     ),
+    "cnn_descriptors_svm": (
+        r"validation · hidden .*SVM (\S+) [\s\S]*output .*SVM (\S+) [\s\S]*maps 3, all .*SVM (\S+) "
+        r"[\s\S]*test · pixels .*SVM (\S+) .*\ntest · maps .*SVM (\S+) .*\n"
+        r"test · untrained .*SVM (\S+) ",
+        lambda hidden, output, maps, pixels, best, untrained: (
+            output < hidden < maps and best >= max(pixels, untrained) - 0.01
+        ),
+    ),
     "lenet5_digits": (r"mean of 3 seeds: easydl (\S+)", lambda easydl: easydl >= 0.99),
     "convolution_by_hand": (
         r"by loops:\n  4 3 4\n  2 4 3\n  2 3 4\nloops .* (\S+)\nConv2D .* (\S+)\nmatrix .* (\S+)\n"
@@ -103,6 +112,7 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
 }
 # longer than about 15 s; the demo trains a LeNet-5 in the default suite, series_lstm an LSTM
 SLOW = {
+    "cnn_descriptors_svm",
     "colorize",
     "deep_dream",
     "depth_and_error",
@@ -176,6 +186,32 @@ def test_recipe_reaches_its_goal(path, runs):
     assert found, f"no line matches {pattern!r} in:\n{done.stdout}"
     numbers = [float(number) for number in found.groups()]
     assert holds(*numbers), f"{found[0]!r} misses the goal"
+
+
+def test_cnn_descriptors_svm_describes_the_pictures_of_a_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, bright in {"black": 0, "white": 1}.items():
+        folder = tmp_path / "own" / name
+        folder.mkdir(parents=True)
+        for number in range(10):
+            pixels = 150 * bright + rng.integers(0, 100, (20, 24, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    torch.manual_seed(0)
+    weights = get_model("squeezenet1_1").state_dict()
+    torch.save(weights, tmp_path / "own.pth")
+    arguments = ("--data", "own", "--network", "squeezenet1_1", "--weights", "own.pth")
+    done = run(ROOT / "recipes" / "cnn_descriptors_svm.py", tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "14 train, 6 validation; 2 classes: black, white" in done.stdout
+    found = re.findall(r"validation · (\d+) \w+ +· k-NN (\S+) · SVM (\S+) · log", done.stdout)
+    assert found == [("768", "1.0000", "1.0000"), ("512", "1.0000", "1.0000")]
+    dl.seed(0)  # a second run finds the descriptors
+    model = dl.pretrained("squeezenet1_1", tmp_path / "own.pth", classes=["black", "white"])
+    data = dl.data.image_folder(tmp_path / "own", split=0.3)
+    found = model.features(data.train, cache=tmp_path / "descriptors")
+    kept = sorted((tmp_path / "descriptors").iterdir())
+    assert len(kept) == 2 and any(np.array_equal(np.load(path), found) for path in kept)
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
 def write_mnist(folder: Path, rows: int) -> None:
