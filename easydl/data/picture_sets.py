@@ -456,13 +456,7 @@ def readable(model: Any, x: Any, y: Any = None) -> tuple[Any, Any]:
     if isinstance(x, PictureData):
         raise TypeError("all parts of the data were given; expected one: data.train, data.test.")
     if isinstance(x, Pictures):
-        known = model.class_names
-        if known is not None and x.class_names is not None and known != x.class_names:
-            raise ValueError(
-                f"the model tells apart {listed(known, 150)}, and the pictures are of "
-                f"{listed(x.class_names, 150)}; expected the same classes, or "
-                "model.class_names = None for a new meaning of its outputs."
-            )
+        check_classes(model, x)
         return x.made_for(model), y
     found = raw_pictures(model, x)
     if found is None:
@@ -477,6 +471,17 @@ def readable(model: Any, x: Any, y: Any = None) -> tuple[Any, Any]:
     if np.asarray(y).dtype.kind in "OU" and model.class_names is not None:
         y = class_numbers(np.asarray(y), model.class_names)
     return Pictures(found, y).made_for(model), None
+
+
+def check_classes(model: Any, pictures: Any) -> None:
+    """Refuse pictures whose class numbers mean other classes than the model's outputs."""
+    known, given = (getattr(thing, "class_names", None) for thing in (model, pictures))
+    if known is not None and given is not None and list(known) != list(given):
+        raise ValueError(
+            f"the model tells apart {listed(known, 150)}, and the pictures are of "
+            f"{listed(given, 150)}; expected the same classes, or "
+            "model.class_names = None for a new meaning of its outputs."
+        )
 
 
 def remember(model: Any, source: Any) -> None:

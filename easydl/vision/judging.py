@@ -13,14 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easydl import plotting
-from easydl.errors import check_positive_int, did_you_mean, listed, short_traceback
+from easydl.data import picture_sets
+from easydl.errors import check_positive_int, listed, short_traceback
 from easydl.plotting.learning import count_pairs
 from easydl.plotting.shared import as_array, class_numbers
 from easydl.training.heads import ending_of
 from easydl.vision.looking import Look
 from easydl.vision.watching import (
+    as_double,
     before_ending,
     call,
+    class_names_of,
     find,
     hooked,
     names_of,
@@ -101,12 +104,13 @@ def neighbours(
             "pictures of one size."
         )
     exact = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(near.double(), far.double(), compute_mode=exact)
+    distances = torch.cdist(as_double(near), as_double(far), compute_mode=exact)
     distances, order = torch.sort(distances, dim=1, stable=True)
     indices, values = as_array(order[:, :k]), distances[:, :k].cpu().numpy()
     shown = max(min(len(x), 8), 1)
     wanted = min(k, MOST_PICTURES // shown - 1)
     found, _ = take(model, rows, indices[:shown, :wanted].ravel().tolist())
+    found = F.interpolate(found.float(), x.shape[2:])  # for the figure, if of another size
     tiles, titles = [], []
     for row in range(shown):
         tiles += [x[row : row + 1], found[row * wanted : (row + 1) * wanted]]
@@ -153,7 +157,7 @@ def most_wrong(
         shown_of(model, pictures),
         true[indices[:MOST_PICTURES]],
         np.exp(likely[indices[:MOST_PICTURES]]),
-        getattr(model, "class_names", None),
+        class_names_of(model, likely.shape[1]),
         n,
     )
     return Ranking(indices, losses[indices], figure)
@@ -180,7 +184,7 @@ def confusion(model: nn.Module, x: Any, y: Any = None, *, batch_size: int = 128)
     """
     model = unwrapped(model)
     likely, true = _log_probabilities(model, rows_of(model, x, "x"), y, batch_size)
-    classes = getattr(model, "class_names", None) or range(likely.shape[1])
+    classes = class_names_of(model, likely.shape[1]) or range(likely.shape[1])
     said = likely.argmax(1)
     counts, _ = count_pairs(true, said, classes)
     return Look(counts, plotting.confusion_matrix(true, said, classes))
@@ -191,6 +195,8 @@ def _log_probabilities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """log p (N, K ≥ 2) and the true classes (N,)."""
     batch_size, found, given = check_positive_int("batch_size", batch_size), [], []
+    if y is None:
+        picture_sets.check_classes(model, rows)
     with untouched(model):
         function = _ending(model, take(model, rows, range(min(2, len(rows))))[0])
         for start in range(0, len(rows), batch_size):
@@ -198,7 +204,7 @@ def _log_probabilities(
             x, targets = take(model, rows, which)
             scores, ending = before_ending(model, x)
             given += targets
-            found.append(_log(scores.double(), ending or function))
+            found.append(_log(as_double(scores), ending or function))
     likely = as_array(torch.cat(found))
     if y is None and len(given) < len(likely):
         raise ValueError("y is missing; expected the true class of each picture.")
@@ -216,7 +222,8 @@ def _log_probabilities(
 def _ending(model: nn.Module, x: Tensor) -> str | None:
     """The function that a network without such a module ends in, read from autograd's graph."""
     with torch.enable_grad():
-        return ending_of(call(model, x.detach().clone().requires_grad_()))
+        scores, ending = before_ending(model, x.detach().clone().requires_grad_())
+        return ending_of(scores) if ending is None else None
 
 
 def _log(scores: Tensor, ending: Any) -> Tensor:
@@ -237,11 +244,7 @@ def _labels(model: nn.Module, y: Any) -> np.ndarray:
     """Class numbers; of names, their places in ``model.class_names``."""
     array, classes = as_array(y), getattr(model, "class_names", None)
     if array.dtype.kind in "USO" and classes is not None:
-        places = {str(name): place for place, name in enumerate(classes)}
-        strange = next((one for one in array.ravel().tolist() if str(one) not in places), None)
-        if strange is not None:
-            raise ValueError(did_you_mean("class", strange, places))
-        array = np.array([places[str(one)] for one in array.ravel().tolist()])
+        array = picture_sets.class_numbers(array.ravel(), classes)
     return class_numbers("y", array)
 
 

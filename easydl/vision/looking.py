@@ -22,8 +22,10 @@ from easydl.errors import check_positive_int, did_you_mean, listed, short_traceb
 from easydl.plotting.pictures import as_pictures, draw_tiles
 from easydl.plotting.shared import as_array, new_figure
 from easydl.vision.watching import (
+    as_double,
     before_ending,
     check_maps,
+    class_names_of,
     find,
     hooked,
     last_with_maps,
@@ -237,7 +239,7 @@ def grad_cam(model: nn.Module, x: Any, target: Any = None, layer: Any = None) ->
     heat = (gradient.mean((2, 3), keepdim=True) * leaves[-1].detach()).sum(1, keepdim=True)
     heat = F.interpolate(F.relu(heat.float()), x.shape[2:], mode="bilinear", align_corners=False)
     values = as_array(heat[:, 0])
-    return Look(values, _draw_heat(model, x, values, _names(model, classes), "turbo"))
+    return Look(values, _draw_heat(model, x, values, _names(model, classes, scores), "turbo"))
 
 
 @short_traceback
@@ -311,6 +313,7 @@ def occlusion(
         classes = _targets(model, plain, target)
         parts = range(0, len(down), batch_size)
         count = len(x) * len(parts)
+        covers = (as_double(down.T), as_double(right))
         bar = tqdm(total=count, desc="occlusion", leave=False, delay=2, disable=None)
         for picture, square, output, wanted in zip(x, grey, plain, classes):
             falls = []
@@ -318,14 +321,13 @@ def occlusion(
                 rows, columns = (part[start : start + batch_size] for part in (down, right))
                 hidden = (rows[:, :, None] & columns[:, None, :])[:, None]
                 outputs = _outputs(model, torch.where(hidden, square, picture))
-                falls.append((output[wanted] - outputs[:, wanted]).double())
+                falls.append(as_double(output[wanted] - outputs[:, wanted]))
                 bar.update()
-            covers = (down.T.double(), right.double())
             total = covers[0] @ (torch.cat(falls)[:, None] * covers[1])
             maps.append(total / (covers[0] @ covers[1]))
         bar.close()
     values = as_array(torch.stack(maps))
-    return Look(values, _draw_heat(model, x, values, _names(model, classes), "RdBu_r"))
+    return Look(values, _draw_heat(model, x, values, _names(model, classes, plain), "RdBu_r"))
 
 
 # -- scores and classes -------------------------------------------------------------------------
@@ -348,23 +350,24 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 def _targets(model: nn.Module, scores: Tensor, target: Any) -> Tensor:
     """The class number of each row."""
-    count, classes = scores.shape[1], getattr(model, "class_names", None)
+    count = scores.shape[1]
+    classes = class_names_of(model, count)
     if target is None:
         return scores.argmax(1)
-    given = list(target) if isinstance(target, (list, tuple, np.ndarray, Tensor)) else [target]
+    several = isinstance(target, (list, tuple)) or np.ndim(target) > 0
     numbers = []
-    for one in given:
+    for one in target if several else [target]:
+        one = one.item() if getattr(one, "ndim", None) == 0 else one
         if isinstance(one, str) and classes is not None:
-            if one not in list(map(str, classes)):
-                raise ValueError(did_you_mean("class", one, map(str, classes)))
-            one = list(map(str, classes)).index(one)
-        whole = not isinstance(one, (bool, str)) and hasattr(one, "__index__")
-        if not whole or not 0 <= int(one) < count:
+            if one not in classes:
+                raise ValueError(did_you_mean("class", one, classes))
+            one = classes.index(one)
+        if type(one) is not int or not 0 <= one < count:
             raise ValueError(
                 f"target={target!r:.80} was given; expected 0 … {count - 1}, one of the network's "
                 f"{count} outputs, or None for the one that it says."
             )
-        numbers.append(int(one))
+        numbers.append(one)
     if len(numbers) not in (1, len(scores)):
         raise ValueError(
             f"target has {len(numbers)} classes for {len(scores)} pictures; expected one, or one "
@@ -373,9 +376,9 @@ def _targets(model: nn.Module, scores: Tensor, target: Any) -> Tensor:
     return torch.tensor(numbers, device=scores.device).expand(len(scores))
 
 
-def _names(model: nn.Module, numbers: Tensor) -> list[str]:
-    classes = getattr(model, "class_names", None)
-    return [str(n if classes is None else classes[n]) for n in numbers.tolist()]
+def _names(model: nn.Module, numbers: Tensor, scores: Tensor) -> list[str]:
+    classes = class_names_of(model, scores.shape[1]) or range(scores.shape[1])
+    return [str(classes[number]) for number in numbers.tolist()]
 
 
 # -- occlusion -----------------------------------------------------------------------------------

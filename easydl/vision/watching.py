@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from easydl.callbacks.backup import random_state, set_random_state
 from easydl.data.convert import check_finite, to_tensor
-from easydl.data.pictures import has_transforms, is_picture, raw_pictures, transforms_of
+from easydl.data.picture_sets import PictureData
+from easydl.data.pictures import (
+    has_transforms,
+    is_picture,
+    raw_pictures,
+    refuse_unready,
+    transforms_of,
+)
 from easydl.errors import did_you_mean, listed
 from easydl.plotting.shared import as_array
 from easydl.saving.weights import has_open_shapes
@@ -181,8 +188,10 @@ def rows_of(model: nn.Module, x: Any, what: str) -> Any:
     """Samples of any kind as a tensor, a list of pictures or a Dataset, which ``take`` reads.
 
     Raises:
-        ValueError: nothing in it, nan, or something that can be read only once.
+        ValueError: nothing in it, nan, not normalised, or something that can be read only once.
     """
+    if isinstance(x, PictureData):
+        raise ValueError(f"{what} has several parts; expected one: write {what}.validation.")
     if isinstance(x, DataLoader):
         raise ValueError(f"{what} is a DataLoader; expected its Dataset: write {what}.dataset.")
     rows: Any = x.made_for(model) if hasattr(x, "made_for") else x  # image_folder's pictures
@@ -191,6 +200,8 @@ def rows_of(model: nn.Module, x: Any, what: str) -> Any:
     if rows is None:
         rows = to_tensor(x, what)
         check_finite(rows, what)
+        if hasattr(model, "_compiled"):  # easydl's
+            refuse_unready(model, rows)
     if not len(rows) or (isinstance(rows, Tensor) and not rows.numel()):
         raise ValueError(f"{what} is empty; expected at least one picture.")
     return rows
@@ -305,6 +316,19 @@ def before_ending(model: nn.Module, x: Tensor) -> tuple[Tensor, nn.Module | None
     if last and last[2] is output and last[1]:
         return _as_scores(last[1][0]), last[0]
     return _as_scores(output), None
+
+
+def class_names_of(model: nn.Module, count: int) -> list[str] | None:
+    """The names of the ``count`` classes, if the model has some."""
+    names = getattr(model, "class_names", None)
+    if names is not None and len(names) != count:
+        raise ValueError(f"class_names lists {len(names)} names for {count} classes.")
+    return None if names is None else [str(name) for name in names]
+
+
+def as_double(values: Tensor) -> Tensor:
+    """In float64; on the CPU where the device, Apple's MPS, has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def _as_scores(output: Any) -> Tensor:

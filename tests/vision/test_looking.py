@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import easydl as dl
-from easydl.data.picture_sets import Pictures
+from easydl.data.picture_sets import PictureData, Pictures
 from easydl.data.pictures import Transforms
 from easydl.vision.dreaming import deep_dream
 from easydl.vision.judging import confusion, most_wrong, neighbours
@@ -262,8 +262,11 @@ def test_grad_cam_is_cam_on_a_network_that_ends_in_global_average_pooling(ending
     seen = grad_cam(model, x, target=2)
     np.testing.assert_allclose(seen.values, expected, atol=1e-6)
     assert seen.values.shape == (4, 7, 9) and seen.values.max() > 0
-    said = model(x).argmax(1).tolist()
-    assert np.array_equal(grad_cam(model, x).values, grad_cam(model, x, said).values)
+    said = model(x).argmax(1)
+    for given in (said, said.numpy(), said.tolist()):
+        assert np.array_equal(grad_cam(model, x).values, grad_cam(model, x, given).values)
+    for one in (torch.tensor(2), np.int64(2), np.array(2)):
+        assert np.array_equal(grad_cam(model, x, one).values, seen.values)
 
 
 def test_grad_cam_is_enlarged_to_the_picture_and_takes_the_last_layer_with_maps():
@@ -403,6 +406,16 @@ def test_neighbours_equal_scikit_learns(layer):
     assert len(titles) == 3 * 5
 
 
+def test_neighbours_may_have_another_size_where_the_network_takes_any():
+    model, x, data = Own().eval(), torch.rand(1, 3, 8, 8), torch.rand(5, 3, 12, 10)
+    with torch.no_grad():
+        near, far = (model.second(model.norm(model.first(z)).relu()).relu() for z in (x, data))
+        distances = (near.mean((2, 3)) - far.mean((2, 3))).norm(dim=1)
+    seen = neighbours(model, x, data, k=5)
+    assert seen.indices[0].tolist() == distances.argsort().tolist()
+    np.testing.assert_allclose(seen.values[0], distances.sort().values, atol=1e-5)
+
+
 def test_neighbours_read_a_dataset_and_equal_ones_keep_their_order():
     x = torch.rand(4, 1, 8, 8)
     data = torch.utils.data.TensorDataset(x.repeat(3, 1, 1, 1), torch.arange(12))
@@ -520,6 +533,14 @@ REFUSALS = {
     "unused": (lambda: feature_maps(Own(), SQUARE, "spare"), "'spare' gave nothing"),
     "unused, Grad-CAM": (lambda: grad_cam(Own(), SQUARE, layer="spare"), "'spare' gave nothing"),
     "unused, alike": (lambda: neighbours(Own(), SQUARE, SQUARE, 1, "spare"), "gave nothing"),
+    "fraction": (lambda: grad_cam(Own(), SQUARE, torch.tensor(1.7)), "expected 0 … 2"),
+    "one-hot": (lambda: grad_cam(Own(), SQUARE, torch.eye(3)[:1]), "expected 0 … 2"),
+    "names": (lambda: occlusion(named("a", "b"), SQUARE), "class_names lists 2 names for 3"),
+    "names, wrong": (lambda: most_wrong(named("a"), SQUARE, [2]), "lists 1 names for 3 classes"),
+    "parts": (lambda: confusion(Own(), PictureData(FOLDER, None)), r"write x\.validation"),
+    "a dict": (lambda: most_wrong(Wordy(), SQUARE, [0]), "the network gave dict; expected one"),
+    "other classes": (lambda: confusion(named("a", "b", "c"), FOLDER), "tells apart a, b, c, and"),
+    "not normalised": (lambda: grad_cam(normalised(), SQUARE), "model takes normalised ones"),
     "several": (lambda: feature_maps(Own(), SQUARE.repeat(2, 1, 1, 1)), r"2 pictures; .*x\[:1\]"),
     "target": (lambda: grad_cam(Own(), SQUARE, 3), "target=3 was given; expected 0 … 2"),
     "negative": (lambda: occlusion(Own(), SQUARE, -1), "expected 0 … 2"),
@@ -548,6 +569,26 @@ REFUSALS = {
     "detached": (lambda: grad_cam(Detached(), SQUARE, layer="first"), "does not depend on"),
     "no module": (lambda: filters("resnet18"), "expected an nn.Module"),
 }
+
+
+FOLDER = Pictures(np.zeros((2, 8, 8, 3), np.uint8), [0, 1], ["b", "c"], size=8)
+
+
+def named(*names):
+    model = Own()
+    model.class_names = list(names)
+    return model
+
+
+def normalised():
+    model = dl.Model(Own())
+    model.transforms = Transforms(8, mean=[0.5] * 3, std=[0.2] * 3)
+    return model
+
+
+class Wordy(Own):
+    def forward(self, x):
+        return {"out": super().forward(x)}
 
 
 class Detached(Own):
