@@ -126,6 +126,7 @@ def _name_of(url: Any) -> str:
         name = os.path.basename(parts.path)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
         good = good and url.isascii() and url.isprintable() and " " not in url
+        good = good and "@" not in parts.netloc and parts.hostname.encode("idna")
     except (ValueError, TypeError, AttributeError):
         good = False
     if not good or name in ("", ".", "..") or "\\" in name:
@@ -212,7 +213,7 @@ class _Failed(Exception):
     def __init__(self, why: Any, again: bool = True, pause: str | None = None) -> None:
         super().__init__(why)
         self.again = again
-        self.pause = min(int(pause), 60) if pause and pause.isdigit() else 0
+        self.pause = min(int(pause), 60) if pause and pause.isdecimal() else 0
 
 
 class _Redirects(HTTPRedirectHandler):

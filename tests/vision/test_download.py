@@ -198,6 +198,9 @@ def test_a_server_may_ask_for_a_longer_pause(server, tmp_path, pauses, monkeypat
     server.script = ["503"]
     fetch(server.address + NAMED, folder=tmp_path)
     assert pauses == [7]
+    server.rest, server.script = "²", ["503"]
+    fetch(server.address + PLAIN, folder=tmp_path)
+    assert pauses == [7, 0.5]
 
 
 def test_what_takes_long_is_said_unless_quiet(server, tmp_path, capfd, monkeypatch):
@@ -322,6 +325,9 @@ def test_https_without_a_certificate_that_counts_is_refused_at_once(server, tmp_
         ({"url": "https://example.org/a\\..\\b.pth"}, "ends in a file's name"),
         ({"url": "https:///net.pth"}, "such as"),
         ({"url": "https://example.org:port/net.pth"}, "such as"),
+        ({"url": "https://example..org/net.pth"}, "such as"),
+        ({"url": f"https://{'a' * 64}.org/net.pth"}, "such as"),
+        ({"url": "https://name:word@example.org/net.pth"}, "such as"),
         ({"url": "https://example.org/größe.pth"}, "%C3%BC"),
         ({"url": "https://example.org/a b.pth"}, "such as"),
         ({"url": "https://example.org/a\r\nb.pth"}, "such as"),
