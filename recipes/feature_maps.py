@@ -52,7 +52,7 @@ adam = dl.optimizers.Adam(dl.optimizers.schedules.OneCycle(0.005, steps))
 model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
 model.fit(x_train, y_train, batch_size=32, epochs=20, verbose=0)
 accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
-plain = LogisticRegression(max_iter=1000).fit(x_train.flatten(1), y_train)
+plain = LogisticRegression(max_iter=1000, tol=1e-5).fit(x_train.flatten(1), y_train)
 print(
     f"test accuracy {accuracy:.4f} · "
     f"logistic regression {plain.score(x_test.flatten(1), y_test):.4f}"
