@@ -83,7 +83,8 @@ def deep_dream(
         figure shows the picture before and after.
 
     Raises:
-        ValueError: a picture too small for so many octaves; a layer that does not answer to it.
+        ValueError: a picture too small for so many octaves; a layer that does not answer to it;
+            a path, and transforms without ``mean`` and ``std``.
 
     Example:
         >>> import easydl as dl
@@ -159,6 +160,12 @@ def _start(
     if raw is None:
         start = ready(model, picture, "picture")
     else:
+        if transforms is not None and not hasattr(transforms, "mean"):
+            raise ValueError(
+                f"model.transforms, {transforms!r:.80}, do not say by which mean and std they "
+                "normalise; expected floats (C, H, W), such as model.transforms(picture), or "
+                "model.transforms = Transforms(size, mean=…, std=…)."
+            )
         rgb = read_picture(raw[0])
         rgb = rgb.convert("L") if getattr(transforms, "channels", 3) == 1 else rgb
         start = torch.from_numpy(np.atleast_3d(np.asarray(rgb)) / np.float32(255))
@@ -171,7 +178,7 @@ def _start(
         start = start.clone().to(like.device, torch.float32)
     if limits is None and (raw is not None or 0 <= start.min() <= start.max() <= 1):
         limits = (0.0, 1.0)
-    elif limits is None and transforms is not None:
+    elif limits is None and hasattr(transforms, "mean"):
         limits = (-mean / std, (1 - mean) / std)
     elif limits is None:
         limits = (start.min(), start.max())

@@ -446,11 +446,8 @@ def _draw_maps(values: dict[str, np.ndarray]) -> Figure:
         whole = np.ones((rows * columns, *some.shape[1:]))
         whole[: len(some)] = some
         grid = whole.reshape(rows, columns, *some.shape[1:])
-        beyond = f", {len(some)} of" if len(some) < len(maps) else ""
-        title = (
-            f"{name}: {beyond.strip(', ')} {len(maps)} maps of {maps.shape[1]} × {maps.shape[2]}"
-        )
-        grids.append((grid, title.replace(":  ", ": ")))
+        title = f"{name}: {_so_many(some, maps)} maps of {maps.shape[1]} × {maps.shape[2]}"
+        grids.append((grid, title))
     heights = []
     for grid, _ in grids:
         rows, columns, height, width = grid.shape

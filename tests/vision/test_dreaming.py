@@ -145,8 +145,21 @@ REFUSALS = {
     "limits": (lambda: deep_dream(network(), X, limits=(0.5, 1)), "limits=.*with all of the pict"),
     "flat": (lambda: deep_dream(network(), 5 + 0 * X), "limits=.* a higher highest"),
     "nan": (lambda: deep_dream(network(), X * torch.inf), "picture holds"),
+    "transforms": (lambda: deep_dream(changed(), np.zeros((16, 16, 3), np.uint8)), "mean and std"),
     "dead": (lambda: deep_dream(dead(), X, "1", 1, 1), "'1' does not answer to this picture"),
 }
+
+
+def changed():
+    model = network()
+    model.transforms = lambda picture: torch.zeros(3, 16, 16)
+    return model
+
+
+def test_the_picture_sets_the_limits_where_the_transforms_are_a_function():
+    x = 3 * X - 1
+    values = deep_dream(changed(), x, "3", 2, 1, step_size=1.0).values
+    assert (values.min(), values.max()) == (x.min(), x.max())
 
 
 def dead():
