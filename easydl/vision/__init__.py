@@ -3,6 +3,7 @@
 torchvision, PIL and matplotlib are imported when they are first used.
 """
 
+from easydl.data.pictures import Transforms, read_picture
 from easydl.vision.architectures import *  # noqa: F403
 from easydl.vision.architectures import __all__ as _architectures
 from easydl.vision.classifier import Classifier, pretrained
@@ -12,7 +13,6 @@ from easydl.vision.finetuning import GradualUnfreezing, finetune
 from easydl.vision.judging import Ranking, confusion, most_wrong, neighbours
 from easydl.vision.loading import torchvision
 from easydl.vision.looking import Look, feature_maps, filters, grad_cam, occlusion
-from easydl.vision.pictures import Transforms, read_picture
 
 __all__ = [
     "Classifier",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from easydl import initializers
+from easydl.data.pictures import Transforms
 from easydl.errors import check_path, check_positive_int, did_you_mean, listed
 from easydl.model import Model
 from easydl.saving.weights import (
@@ -30,7 +31,6 @@ from easydl.saving.weights import (
 from easydl.training.groups import heads_of, root_of
 from easydl.vision.download import fetch
 from easydl.vision.loading import torchvision
-from easydl.vision.pictures import Transforms
 
 __all__ = ["Classifier", "pretrained"]
 
