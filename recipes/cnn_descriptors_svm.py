@@ -7,7 +7,7 @@ Half of 5–9 is the test; of the other half come the labelled digits and a vali
 the layer is chosen, as were the net, its epochs, k and C. The last layers know 0–4 best and serve
 worse than pixels (Yosinski et al., 2014, arXiv:1411.1792), and so do maps averaged over positions.
 
-    python recipes/cnn_descriptors_svm.py                      (about 50 s on two cores)
+    python recipes/cnn_descriptors_svm.py                      (about 55 s on two cores)
     python recipes/cnn_descriptors_svm.py --data pets/         (writes descriptors/, confusion.png)
 
 Measured on the 448 test digits, mean of 5 seeds, k-NN, SVM, logistic: all positions of the last
