@@ -769,9 +769,9 @@ class Model(nn.Module):
         Frozen layers stay frozen in a saved model. What comes from ``until`` on is left as it was.
 
         Args:
-            until: the first layer that goes on learning, by its name (``"layer4"``, ``"3"``) or by
-                how many groups of layers with weights come before it (``layer_groups()`` lists
-                them); ``None``: all but the last, the head.
+            until: the first layer that goes on learning, by its name (``"layer4"``, ``"3"``, or as
+                in ``summary``: ``"dense_1"``) or by how many groups of layers with weights come
+                before it (``layer_groups()`` lists them); ``None``: all but the last, the head.
 
         Raises:
             ValueError: no such layer, with the nearest name.

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from easydl.data.augmentation import augmentation, check_augment, mixer
+from easydl.data.classes import class_numbers, labels_of
 from easydl.data.convert import to_tensor
 from easydl.data.pictures import (
     Transforms,
@@ -132,6 +133,11 @@ def _transforms(model: Any, size: Any) -> Any:
     """The model's own, or for what it was built for: scaled to 0 … 1."""
     shape = getattr(model, "given_input_shape", None)  # a plain module has none
     if has_transforms(model):
+        if size is not None and not isinstance(model.transforms, Transforms):
+            raise ValueError(
+                f"size={size!r:.40} was given, and the model has transforms of your own; expected "
+                "none, or model.transforms = None."
+            )
         return model.transforms if size is None else model.transforms.resized(size)
     if shape is not None and len(shape) == 3 and shape[0] in (1, 3) and None not in shape:
         return Transforms(shape[1:] if size is None else size, channels=shape[0])
@@ -308,7 +314,7 @@ def images(
     """
     check_augment(augment, mix)
     if isinstance(x, Dataset) and y is None:
-        y, known = _labels_of(x), getattr(x, "classes", None)
+        y, known = labels_of(x), getattr(x, "classes", None)
         class_names = known if class_names is None else class_names
     if y is None or len(y) != len(x):
         raise ValueError(
@@ -340,54 +346,25 @@ def images(
     return _parts({"train": (x, labels)}, split, names, size, augment, mix, transforms, seed)
 
 
-def class_numbers(labels: Any, class_names: Sequence[Any]) -> np.ndarray:
-    """The place of each label in ``class_names``.
-
-    Raises:
-        ValueError: labels that are missing, or in no class.
-    """
-    numbers = {str(name): number for number, name in enumerate(class_names)}
-    lacking = next((i for i, v in enumerate(labels) if v is None or v != v), None)
-    if lacking is not None:
-        raise ValueError(f"the label of row {lacking} is missing; expected one a picture.")
-    unknown = sorted({str(label) for label in labels} - set(numbers))
-    if unknown:
-        raise ValueError(f"labels {listed(unknown)} are not in class_names={class_names!s:.200}.")
-    return np.array([numbers[str(label)] for label in labels])
-
-
-def _labels_of(x: Dataset) -> Any:
-    """What a Dataset says of its classes without reading a picture; compared with three of them.
-
-    Raises:
-        ValueError: samples that are no ``(picture, class)``, or of other classes.
-    """
-    names = ("targets", "labels", "_labels")
-    y = next((getattr(x, name) for name in names if getattr(x, name, None) is not None), None)
-    if y is None:
-        return None
-    change = getattr(x, "target_transform", None)
-    y = [change(label) for label in y] if callable(change) else y
-    for row in sorted({0, len(y) // 2, len(y) - 1} & set(range(len(y)))):
-        sample: Any = x[row]
-        if not isinstance(sample, tuple) or len(sample) != 2 or sample[1] != y[row]:
-            raise ValueError(
-                f"the Dataset says that row {row} is of class {y[row]!s:.40} and gives "
-                f"{sample!s:.80}; expected (picture, class) with this class. Write images(x, y) "
-                "with the labels that hold."
-            )
-        read_picture(sample[0])
-    return y
-
-
 def _parts(
     sets: dict[str, tuple[Any, Any]], split: float | None, names: list[str], size: Any,
     augment: Any, mix: str | None, transforms: Any, seed: int,
 ) -> PictureData:  # fmt: skip
+    if transforms is not None and size is not None:
+        raise ValueError(
+            f"size={size!r:.40} and transforms were both given; expected one of them: the "
+            "transforms say the size."
+        )
     settings = {"transforms": transforms, "size": size, "shares": mix is not None}
     if split is not None:
         x, y = sets["train"]
-        rows = split_rows(len(x), split, "stratified", torch.as_tensor(y), seed)
+        labels = torch.as_tensor(y)
+        for number in (torch.bincount(labels) == 1).nonzero().flatten().tolist():
+            raise ValueError(
+                f"class {names[number]!r:.60} has 1 picture; expected two or more of each, for "
+                f"split={split!r:.20}."
+            )
+        rows = split_rows(len(x), split, "stratified", labels, seed)
         for part, chosen in zip(("train", "validation"), rows):
             kept = sorted(torch.as_tensor(chosen).tolist())
             sets[part] = (_taken(x, kept), [int(y[row]) for row in kept])

@@ -52,8 +52,8 @@ def finetune(
 
     Args:
         model: a name of ``torchvision.models``, or a model whose last layer fits the classes.
-        data: what ``image_folder`` or ``images`` returned; or ``(x, y)``, of which a fifth is held
-            out.
+        data: what ``image_folder`` or ``images`` returned; a folder's path, for its train/ and
+            validation/; or ``(x, y)``, of which a fifth is held out.
         epochs: of the whole network, after those of the head.
         weights: as in ``pretrained``, for a name.
         head_epochs: of the head alone; 0: none.
@@ -109,11 +109,13 @@ def finetune(
     if head_epochs:
         learns = [parameter.requires_grad for parameter in made.parameters()]
         made.freeze()
-        compile_at(learning_rate)
-        first = made.fit(train, epochs=head_epochs, callbacks=callbacks, **settings)
-        made.unfreeze()
-        for parameter, flag in zip(made.parameters(), learns):
-            parameter.requires_grad_(flag)
+        try:
+            compile_at(learning_rate)
+            first = made.fit(train, epochs=head_epochs, callbacks=callbacks, **settings)
+        finally:  # also where it is interrupted
+            made.unfreeze()
+            for parameter, flag in zip(made.parameters(), learns):
+                parameter.requires_grad_(flag)
     hooks = as_list(callbacks)
     if validation is not None and patience:
         hooks.append(EarlyStopping(patience=patience, restore_best_weights=True))

@@ -66,6 +66,13 @@ def test_the_split_takes_its_share_of_each_class_and_is_the_same_again(folder):
     assert not set(data.train.pictures) & set(data.validation.pictures)
 
 
+def test_a_class_of_one_picture_cannot_be_split(tmp_path):
+    draw(tmp_path, 3, ["red", "blue"])
+    draw(tmp_path, 1, ["green"])
+    with pytest.raises(ValueError, match="class 'green' has 1 picture"):
+        dl.data.image_folder(tmp_path, split=0.4)
+
+
 @pytest.mark.parametrize(
     "train, name, test",
     [("train", "validation", "test"), ("Training", "val", "Testing"), ("TRAIN", "Valid", "Test")],
@@ -188,6 +195,8 @@ def test_a_path_for_a_model_that_knows_no_pictures_is_refused(folder):
     path = folder / "red" / "0.png"
     with pytest.raises(ValueError, match=r"dl\.vision\.Transforms"):
         model.predict(path)
+    with pytest.raises(ValueError, match=r"dl\.vision\.Transforms"):
+        model.predict([Image.new("RGB", (12, 12))])
     with pytest.raises(TypeError, match=r"pandas\.read_csv"):
         model.predict("table.csv")
 
@@ -202,6 +211,10 @@ def test_own_transforms_are_used_as_they_are(folder):
     assert model.transforms is ready
     with pytest.raises(ValueError, match="transforms of your own"):
         model.fit(dl.data.image_folder(folder, transforms=ready, augment="light"), verbose=0)
+    with pytest.raises(ValueError, match=r"size=8 was given.*transforms of your own"):
+        model.fit(dl.data.image_folder(folder, size=8), verbose=0)
+    with pytest.raises(ValueError, match="both given"):
+        dl.data.image_folder(folder, transforms=ready, size=8)
 
 
 def test_transforms_that_are_torch_modules_are_no_layer(folder, tmp_path):
@@ -231,6 +244,19 @@ def test_stored_numbers_are_no_input_of_a_model_that_knows_pictures(folder):
     for given in (stored.astype("float32"), stored.astype("uint16") * 257, stored.astype(int)):
         with pytest.raises(ValueError, match="from 0 to 1; expected uint8 pictures"):
             model.predict(given)
+    model.compile("sgd", "sparse_categorical_crossentropy", strict=False)
+    assert model.predict(stored.astype(int)).shape == (2, 3)
+
+
+def test_three_axes_may_be_one_picture_or_several_where_grey_is_wanted():
+    model = small_net()
+    model.set_weights(model.get_weights())
+    model.transforms = Transforms(12)
+    assert model.predict(np.zeros((12, 12, 3), np.uint8)).shape == (1, 3)
+    assert model.predict(np.zeros((5, 12, 12), np.uint8)).shape == (5, 3)
+    model.transforms = Transforms(12, channels=1)
+    with pytest.raises(ValueError, match="one picture in colour or several grey"):
+        model.predict(np.zeros((3, 12, 12), np.uint8))
 
 
 def regression_net():

@@ -153,6 +153,8 @@ def test_arrays_of_every_layout_are_the_same_picture(colours):
     ):  # fmt: skip
         assert np.array_equal(read_picture(given), colours)
     grey = colours[..., 0]
+    assert read_picture(np.zeros((4, 5, 3), np.uint8)).size == (5, 4)
+    assert read_picture(np.zeros((3, 5, 4), np.uint8)).size == (4, 5)
     for given in (grey, grey[None], grey[..., None], grey / 255.0):
         assert np.array_equal(np.asarray(read_picture(given))[..., 2], grey)
 
@@ -215,6 +217,7 @@ def test_columns_and_arrays_of_paths_are_lists_of_paths(tmp_path):
 def test_sizes_and_means_may_be_numpys():
     given = Transforms(np.int64(8), np.int64(9), np.full(3, 0.5), torch.full((3,), 0.25))
     assert given == Transforms(8, 9, [0.5] * 3, [0.25] * 3)
+    assert given != Transforms(8, 9, [0.5] * 3, [0.2] * 3)
     assert given.resized((16, 8)) == Transforms((16, 8), 18, [0.5] * 3, [0.25] * 3)
 
 
@@ -240,6 +243,7 @@ def test_transforms_cover_scale_and_cut_the_middle(colours):
         ({"size": "88"}, "size='88'"),
         ({"size": None}, "size=None"),
         ({"size": 8, "mean": 0.5, "std": 0.5}, "mean=0.5"),
+        ({"size": (8, 16), "resize": 12}, "border would be black"),
         ({"size": 8, "channels": 2}, "channels=2"),
         ({"size": 8, "mean": [0.5]}, "mean="),
         ({"size": 8, "mean": [0.5] * 3}, "expected both"),

@@ -203,6 +203,9 @@ def test_predict_labels_names_the_likeliest_first(small, photograph, tmp_path):
     )
     assert len(small.predict_labels(tmp_path, top=2)[0]) == 2
     assert len(small.predict_labels(photograph, top=9)) == 3
+    assert small.predict_labels(np.asarray(photograph)) == [labels[0]]
+    for batch in (np.asarray(photograph)[None], [photograph]):  # one, but a batch
+        assert small.predict_labels(batch) == [[labels[0]]]
 
 
 def test_floats_that_nobody_normalised_are_refused(small):

@@ -116,6 +116,16 @@ def test_the_best_epoch_comes_back_and_training_stops():
     assert model.evaluate(data.validation, return_dict=True)["loss"] == pytest.approx(losses[1])
 
 
+def test_an_interruption_leaves_the_model_free_to_learn():
+    def stop(epoch, logs):
+        raise KeyboardInterrupt
+
+    model = net()
+    with pytest.raises(KeyboardInterrupt):
+        dl.finetune(model, (X, Y), augment=None, callbacks=[stop], verbose=0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_what_was_frozen_before_stays_frozen():
     model = net()
     model.freeze(until="2")
