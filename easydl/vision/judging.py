@@ -206,6 +206,11 @@ def _log_probabilities(
             given += targets
             found.append(_log(as_double(scores), ending or function))
     likely = as_array(torch.cat(found))
+    if lost := int(np.isnan(likely).any(1).sum()):
+        raise ValueError(
+            f"the network gives nan for {lost} of {len(likely)} pictures; expected numbers: its "
+            "weights hold nan, or grew too large."
+        )
     if y is None and len(given) < len(likely):
         raise ValueError("y is missing; expected the true class of each picture.")
     true = _labels(model, torch.stack([torch.as_tensor(t) for t in given]) if y is None else y)

@@ -322,7 +322,10 @@ def class_names_of(model: nn.Module, count: int) -> list[str] | None:
     """The names of the ``count`` classes, if the model has some."""
     names = getattr(model, "class_names", None)
     if names is not None and len(names) != count:
-        raise ValueError(f"class_names lists {len(names)} names for {count} classes.")
+        raise ValueError(
+            f"class_names lists {len(names)} names for {count} outputs; expected one each, or two "
+            "for one unit before an nn.Sigmoid."
+        )
     return None if names is None else [str(name) for name in names]
 
 

@@ -536,8 +536,9 @@ REFUSALS = {
     "fraction": (lambda: grad_cam(Own(), SQUARE, torch.tensor(1.7)), "expected 0 … 2"),
     "one-hot": (lambda: grad_cam(Own(), SQUARE, torch.eye(3)[:1]), "expected 0 … 2"),
     "names": (lambda: occlusion(named("a", "b"), SQUARE), "class_names lists 2 names for 3"),
-    "names, wrong": (lambda: most_wrong(named("a"), SQUARE, [2]), "lists 1 names for 3 classes"),
+    "names, wrong": (lambda: most_wrong(named("a"), SQUARE, [2]), "lists 1 names for 3 outputs"),
     "parts": (lambda: confusion(Own(), PictureData(FOLDER, None)), r"write x\.validation"),
+    "nan out": (lambda: confusion(lost(), SQUARE, [0]), "gives nan for 1 of 1 pictures"),
     "a dict": (lambda: most_wrong(Wordy(), SQUARE, [0]), "the network gave dict; expected one"),
     "other classes": (lambda: confusion(named("a", "b", "c"), FOLDER), "tells apart a, b, c, and"),
     "not normalised": (lambda: grad_cam(normalised(), SQUARE), "model takes normalised ones"),
@@ -577,6 +578,12 @@ FOLDER = Pictures(np.zeros((2, 8, 8, 3), np.uint8), [0, 1], ["b", "c"], size=8)
 def named(*names):
     model = Own()
     model.class_names = list(names)
+    return model
+
+
+def lost():
+    model = Own()
+    nn.init.constant_(model.head.weight, torch.nan)
     return model
 
 
