@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easydl import plotting
-from easydl.data import picture_sets
+from easydl.data import classes as data_classes
+from easydl.data.picture_sets import check_classes
 from easydl.errors import check_positive_int, listed, short_traceback
 from easydl.plotting.learning import count_pairs
 from easydl.plotting.shared import as_array, class_numbers
@@ -196,7 +197,7 @@ def _log_probabilities(
     """log p (N, K ≥ 2) and the true classes (N,)."""
     batch_size, found, given = check_positive_int("batch_size", batch_size), [], []
     if y is None:
-        picture_sets.check_classes(model, rows)
+        check_classes(model, rows)
     with untouched(model):
         function = _ending(model, take(model, rows, range(min(2, len(rows))))[0])
         for start in range(0, len(rows), batch_size):
@@ -249,7 +250,7 @@ def _labels(model: nn.Module, y: Any) -> np.ndarray:
     """Class numbers; of names, their places in ``model.class_names``."""
     array, classes = as_array(y), getattr(model, "class_names", None)
     if array.dtype.kind in "USO" and classes is not None:
-        array = picture_sets.class_numbers(array.ravel(), classes)
+        array = data_classes.class_numbers(array.ravel(), classes)
     return class_numbers("y", array)
 
 
