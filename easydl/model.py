@@ -531,14 +531,15 @@ class Model(nn.Module):
         Returns:
             one NumPy float32 array ``(N, …)``; a list for several outputs, a dict for named ones.
         """
-        source = self._source(x)
+        source = self._source(x, labelled=False)
         prepare.get_inputs_ready(self, source)
         if not self._has_learned and not self._has_warned:
             self._has_warned = True
-            warn_user(
-                "predict was called before fit or load_weights: these are the outputs of random "
-                "weights."
-            )
+            if saving.has_random_weights(self):
+                warn_user(
+                    "predict was called before fit or load_weights: these are the outputs of "
+                    "random weights."
+                )
         prepare.cut_for_a_pass(self, source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         with reading(source):
@@ -558,7 +559,7 @@ class Model(nn.Module):
         Returns:
             one NumPy array ``(N, …)``; a list for a tuple, a dict for a dict.
         """
-        source = self._source(x)
+        source = self._source(x, labelled=False)
         prepare.get_inputs_ready(self, source)
         prepare.cut_for_a_pass(self, source, batch_size, None, self.device)
         with reading(source):
@@ -645,7 +646,13 @@ class Model(nn.Module):
 
     @short_traceback
     def features(
-        self, x: Any, layer: Any = None, batch_size: int | None = None, *, cache: Any = None
+        self,
+        x: Any,
+        layer: Any = None,
+        batch_size: int | None = None,
+        *,
+        average: bool = True,
+        cache: Any = None,
     ) -> np.ndarray:
         """What a layer says of every row: descriptors for k-NN, SVM or logistic regression.
 
@@ -654,18 +661,18 @@ class Model(nn.Module):
             layer: a layer's name (``"layer3"``, as in ``summary`` or ``named_modules``) or the
                 module; ``None``: what the last layer with weights takes in.
             batch_size: rows at a time.
+            average: whether maps ``(C, H, W)`` are averaged over their positions.
             cache: a folder where they are kept, and found again for the same weights and data.
 
         Returns:
-            float32 ``(N, features)``; maps ``(C, H, W)`` are averaged over their positions, of
-            other outputs all numbers stand in a row.
+            float32 ``(N, features)``: a map's average, or all numbers in a row.
 
         Raises:
             ValueError: no such layer, with the nearest name.
         """
         from easydl.vision.features import features
 
-        return features(self, x, layer, batch_size, cache)
+        return features(self, x, layer, batch_size, average, cache)
 
     @short_traceback
     def train_on_batch(
@@ -1036,9 +1043,11 @@ class Model(nn.Module):
         saving.load_weights(self, path)
         self._has_learned = True
 
-    def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Arrays | Stream:
+    def _source(
+        self, x: Any, y: Any = None, sample_weight: Any = None, labelled: bool = True
+    ) -> Arrays | Stream:
         """What a verb was given, with pictures made ready as the model wants them."""
-        return as_source(*picture_sets.readable(self, x, y), sample_weight)
+        return as_source(*picture_sets.readable(self, x, y, labelled), sample_weight)
 
     # -- shared by the verbs ------------------------------------------------------------------
 

@@ -421,8 +421,11 @@ def _refuse_damaged(files: list[Path]) -> None:
 # -- what a model is given ------------------------------------------------------------------------
 
 
-def readable(model: Any, x: Any, y: Any = None) -> tuple[Any, Any]:
+def readable(model: Any, x: Any, y: Any = None, labelled: bool = True) -> tuple[Any, Any]:
     """``x, y`` as ``fit`` and the others take them: pictures become ``Pictures`` for the model.
+
+    Args:
+        labelled: whether the classes of the pictures are used.
 
     Raises:
         ValueError: pictures of other classes than the model's; pictures for a model that has no
@@ -433,7 +436,8 @@ def readable(model: Any, x: Any, y: Any = None) -> tuple[Any, Any]:
     if isinstance(x, PictureData):
         raise TypeError("all parts of the data were given; expected one: data.train, data.test.")
     if isinstance(x, Pictures):
-        check_classes(model, x)
+        if labelled:
+            check_classes(model, x)
         return x.made_for(model), y
     found = raw_pictures(model, x)
     if found is None:

@@ -294,6 +294,15 @@ def has_first_weights(model: nn.Module) -> bool:
     return not any("_was_given_weights" in part.__dict__ for part in parts_of(model))
 
 
+def has_random_weights(model: nn.Module) -> bool:
+    """Whether a part has weights that nobody gave it and no training changed."""
+    return any(
+        "_was_given_weights" not in part.__dict__
+        and any(parameter is not None for parameter in part._parameters.values())
+        for part in parts_of(model)
+    )
+
+
 def has_open_shapes(module: nn.Module) -> bool:
     """Whether a weight still waits for the input shape."""
     return any(

@@ -389,6 +389,8 @@ def _load(model: Model, tensors: dict[str, Tensor], what: str, new_head: bool) -
     versioned._metadata = getattr(model.state_dict(), "_metadata", None)
     model.load_state_dict(versioned, strict=False)
     mark_as_given(model)
+    if fresh:
+        heads_of(model)[-1].__dict__.pop("_was_given_weights", None)
     return fresh
 
 

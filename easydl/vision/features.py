@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from easydl.model import Model
 
 
-def features(model: Model, x: Any, layer: Any, batch_size: int | None, cache: Any) -> np.ndarray:
+def features(
+    model: Model, x: Any, layer: Any, batch_size: int | None, average: bool, cache: Any
+) -> np.ndarray:
     """See ``Model.features``."""
     if cache is None:
-        return _computed(model, x, layer, batch_size)
+        return _computed(model, x, layer, batch_size, average)
     folder = check_path("cache", cache, "descriptors")
-    path = folder / f"features-{_digest(model, x, layer)}.npy"
+    path = folder / f"features-{_digest(model, x, layer, average)}.npy"
     if path.is_file():
         try:
             return np.load(path)
         except (ValueError, OSError, EOFError):  # a damaged file is made anew
             pass
-    found = _computed(model, x, layer, batch_size)
+    found = _computed(model, x, layer, batch_size, average)
     folder.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.save(content, found)
@@ -42,7 +44,9 @@ def features(model: Model, x: Any, layer: Any, batch_size: int | None, cache: An
     return found
 
 
-def _computed(model: Model, x: Any, layer: Any, batch_size: int | None) -> np.ndarray:
+def _computed(
+    model: Model, x: Any, layer: Any, batch_size: int | None, average: bool
+) -> np.ndarray:
     module = heads_of(model)[-1] if layer is None else find_layer(model, layer)
     kept: list[Tensor] = []
 
@@ -66,7 +70,7 @@ def _computed(model: Model, x: Any, layer: Any, batch_size: int | None) -> np.nd
         if not kept:
             raise ValueError(f"layer {layer!r:.80} is not used by the network's forward.")
         found = kept[-1]
-        if found.dim() == 4:
+        if found.dim() == 4 and average:
             return found.mean((1, 2) if _is_channels_last(model, module) else (2, 3))
         return found.flatten(1).clone()
 
@@ -105,19 +109,26 @@ def find_layer(model: nn.Module, layer: Any) -> nn.Module:
     return modules[layer]
 
 
-def _digest(model: Model, x: Any, layer: Any) -> str:
-    """SHA-256 of all that the descriptors depend on."""
+def _digest(model: Model, x: Any, layer: Any, average: bool) -> str:
+    """SHA-256 of all that the descriptors depend on; a head is none of it, which may be new."""
     sums = hashlib.sha256()
     modules = dict(root_of(model).named_modules())
+    names = {module: name for name, module in modules.items()}
+    heads = tuple(f"{names[head]}." for head in heads_of(model)) if layer is None else ()
     if isinstance(layer, nn.Module):
         layer = next(name for name, module in modules.items() if module is layer)
-    sums.update(repr((layer, str(root_of(model)))).encode())
-    for module in modules.values():
+    sums.update(repr((layer, average, type(root_of(model)))).encode())
+    for name, module in modules.items():
+        if f"{name}.".startswith(heads or "\0"):
+            continue
+        sums.update(f"{name} {type(module)} {module.extra_repr()}".encode())
         for value in vars(module).values():
             sums.update(_code(value) if inspect.isfunction(value) else b"")
     for value in (model.transforms, getattr(x, "transforms", None)):
         sums.update(_code(value) if inspect.isfunction(value) else repr(value).encode())
     for key, tensor in model.state_dict().items():
+        if key.startswith(heads or "\0"):
+            continue
         sums.update(f"{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
         sums.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     pictures: Any = x.pictures if isinstance(x, Pictures) else raw_pictures(model, x)
