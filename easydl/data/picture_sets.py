@@ -57,6 +57,10 @@ class Pictures(Dataset):
         mix: ``"mixup"``, ``"cutmix"``, ``"both"``: each batch mixed; ``None``: not.
         shares: whether targets are shares of the classes, (C,), in place of class numbers.
 
+    Attributes:
+        pictures, labels, class_names: as given; ``labels`` a tensor ``(N,)``, in the order in which
+            ``predict`` and ``features`` give their rows.
+
     Shape:
         a sample is ``(tensor (C, H, W), class number)``, or the tensor alone.
     """

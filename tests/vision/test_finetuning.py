@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -245,6 +247,42 @@ def test_features_are_kept_for_the_same_weights_and_pictures(tmp_path, monkeypat
         model.features(iter([X]), cache=tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["rows", "maps"])
+def test_features_are_those_before_a_relu_in_place(kind):
+    first = nn.Linear(4, 6) if kind == "rows" else nn.Conv2d(1, 6, 2)
+    relu = nn.ReLU(inplace=True)
+    model = dl.Model(nn.Sequential(first, relu, nn.Flatten(), nn.Linear(6, 2)))
+    x = torch.randn(8, *((4,) if kind == "rows" else (1, 2, 2)))
+    with torch.no_grad():
+        expected = first(x).flatten(1)
+    np.testing.assert_allclose(model.features(x, "0"), expected, rtol=1e-5, atol=1e-6)
+    assert (model.features(x, "0") < 0).any()
+
+
+def test_a_layer_that_is_not_used_has_no_features():
+    class Own(dl.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with pytest.raises(ValueError, match="'spare' is not used"):
+        Own().features(torch.randn(3, 4), "spare")
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    model, path = fitted(), tmp_path / "a.bmp"
+    found = []
+    for time, grey in ((1, 40), (2, 200)):
+        Image.new("L", (16, 16), grey).save(path)
+        os.utime(path, ns=(time, time))
+        found.append(model.features(path, cache=tmp_path / "kept"))
+        assert np.array_equal(found[-1], model.features(path))
+    assert not np.array_equal(*found)
+
+
 def test_what_only_looks_the_same_is_not_taken_from_the_cache(tmp_path):
     def twice(x):
         return x * 2
@@ -291,3 +329,41 @@ def test_maps_with_the_channels_last_are_averaged_over_their_positions():
 def test_features_of_an_unknown_layer_are_refused(layer):
     with pytest.raises(ValueError, match=r"layer"):
         fitted().features(X, layer)
+
+
+def test_descriptors_need_no_classes_in_common():
+    model = fitted()
+    strange = dl.data.images(X, list(np.array(["x", "y", "z"])[Y]))
+    assert model.features(strange.train).shape == (36, 8)
+    assert model.predict(strange.train).shape == (36, 3)
+    with pytest.raises(ValueError, match="tells apart"):
+        model.evaluate(strange.train)
+
+
+def test_maps_are_averaged_or_given_whole():
+    model = fitted()
+    whole = model.features(X, "2", average=False)
+    assert whole.shape == (36, 8 * 12 * 12)
+    by_map = whole.reshape(36, 8, -1).mean(2)
+    np.testing.assert_allclose(model.features(X, "2"), by_map, rtol=1e-4, atol=1e-6)
+
+
+def test_a_new_head_changes_no_descriptor_that_is_kept(tmp_path):
+    model = fitted()
+    model.features(X, cache=tmp_path)
+    with torch.no_grad():
+        model.layers[-1].weight.add_(1)
+    model.features(X, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    model.features(X, "4", cache=tmp_path)
+    model.features(X, average=False, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_only_weights_that_nobody_gave_are_called_random():
+    model = fitted()
+    ready = (X[:2, None] / 255.0).astype("float32")
+    again = dl.Sequential([*model.layers[:-1], dl.Flatten()])
+    again.predict(ready)  # warnings are errors here
+    with pytest.warns(UserWarning, match="random weights"):
+        dl.Sequential([*model.layers[:-1], dl.Dense(3)]).predict(ready)
