@@ -56,7 +56,10 @@ def _computed(
             raise ValueError(
                 f"layer {layer!r:.80} gives {type(found).__name__}; expected one tensor (N, …)."
             )
-        kept.append(found)
+        if found.dim() == 4 and average:
+            kept.append(found.mean((1, 2) if _is_channels_last(model, module) else (2, 3)))
+        else:
+            kept.append(found.flatten(1).clone())  # a ReLU behind it may work in place
 
     hook = (
         module.register_forward_pre_hook(keep)
@@ -69,10 +72,7 @@ def _computed(
         model._plain_call(batch)
         if not kept:
             raise ValueError(f"layer {layer!r:.80} is not used by the network's forward.")
-        found = kept[-1]
-        if found.dim() == 4 and average:
-            return found.mean((1, 2) if _is_channels_last(model, module) else (2, 3))
-        return found.flatten(1).clone()
+        return kept[-1]
 
     try:
         return model.map_rows(descriptors, x, batch_size)

@@ -380,6 +380,11 @@ def test_a_datasets_labels_are_those_that_it_gives():
     assert [label for _, label in given.train.made_for(small_net())] == [0, 1, 2] * 4
 
 
+def test_numbers_without_pictures_are_classes_too():
+    data = dl.data.images(np.zeros((4, 8, 8), np.uint8), [0, 2, 2, 0])
+    assert data.class_names == ["0", "1", "2"]
+
+
 def test_columns_of_a_table_are_paths_and_labels(folder):
     pandas = pytest.importorskip("pandas")
     paths = dl.data.image_folder(folder).train.pictures

@@ -100,6 +100,37 @@ def test_statistics_of_a_frozen_batchnorm_without_weights_stay(nested):
     assert "running_mean" in " ".join(set(before) - same(before, model))
 
 
+def test_weights_that_stand_alone_are_frozen_with_the_first_layer():
+    class Own(dl.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+            self.scale = nn.Parameter(torch.ones(5))
+
+        def forward(self, x):
+            return self.head(self.first(x) * self.scale)
+
+    model = Own()
+    model.freeze()
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == [
+        "head.weight",
+        "head.bias",
+    ]
+    model.unfreeze(2)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_flag_set_before_does_not_undo_what_freeze_and_unfreeze_did():
+    for flag in (True, False):
+        inner = dl.Sequential([dl.Dense(4, input_dim=4), dl.Dense(4)])
+        model = dl.Sequential([inner, dl.Dense(3, activation="softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        inner.trainable = flag
+        model.freeze() if flag else model.unfreeze(3)
+        model.fit(X, Y, verbose=0)
+        assert [p.requires_grad for p in model.parameters()] == [not flag] * 4 + [True] * 2
+
+
 def test_layers_are_known_by_their_names_in_the_summary_too():
     layers = [dl.Dense(4, input_dim=4), dl.Dense(4, name="middle"), dl.Dense(3)]
     for name, frozen in (("middle", "0"), ("dense_1", "01"), ("2", "01")):
@@ -191,6 +222,10 @@ def test_gradual_unfreezing_frees_a_group_an_epoch():
 
     model.fit(X, Y, epochs=5, verbose=0, callbacks=[dl.vision.GradualUnfreezing(every=2), look])
     assert learning == [1, 1, 2, 2, 4]
+    model.freeze()
+    learning.clear()
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[dl.vision.GradualUnfreezing(n=2), look])
+    assert learning == [1, 4]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +297,17 @@ def test_layers_learn_at_their_share_of_the_rate_as_in_torch_by_hand(when, sched
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
+def test_a_schedule_under_way_goes_on_with_the_shares():
+    cycle = dl.optimizers.schedules.OneCycle(0.01, 6)
+    model = net()
+    model.compile(dl.optimizers.Adam(cycle), "sparse_categorical_crossentropy")
+    for epochs, ratio in ((3, 100), (5, 4)):
+        model.fit(X, Y, epochs=epochs, initial_epoch=epochs // 4 * 3, batch_size=40, verbose=0)
+        model.spread_learning_rate(ratio)
+        expected = [cycle(epochs) * share for share in (1 / ratio, ratio**-0.5, 1)]
+        assert [group["lr"] for group in model.optimizer.param_groups] == pytest.approx(expected)
+
+
 def test_the_learning_rate_is_the_heads_and_the_shares_stay():
     model = net()
     model.spread_learning_rate(100)
@@ -321,6 +367,29 @@ def test_shares_beside_groups_of_the_users_own_or_a_torch_schedule_are_refused()
     with pytest.raises(ValueError, match="before compile"):
         model.spread_learning_rate()
     assert model.learning_rate_shares == {}
+    model = net()
+    model.spread_learning_rate({"0": 0.5})
+    shares = model.learning_rate_shares
+    model.compile(
+        "sgd",
+        "sparse_categorical_crossentropy",
+        schedule=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1),
+    )
+    with pytest.raises(ValueError, match="before compile"):
+        model.spread_learning_rate(7)
+    assert model.learning_rate_shares == shares
+
+
+def test_tied_weights_learn_once_and_compiled_steps_are_made_anew():
+    first, last = nn.Linear(4, 4), nn.Linear(4, 4)
+    last.weight = first.weight
+    model = dl.Model(nn.Sequential(first, nn.ReLU(), last))
+    model.compile("sgd", "mse")
+    model._compiled.jitted = "of one group"
+    model.spread_learning_rate(100)
+    held = [p for group in model.optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+    assert model._compiled.jitted is None
 
 
 def test_a_copy_learns_as_the_original(tmp_path):

@@ -118,6 +118,18 @@ def test_the_best_epoch_comes_back_and_training_stops():
     assert model.evaluate(data.validation, return_dict=True)["loss"] == pytest.approx(losses[1])
 
 
+def test_without_validation_all_epochs_run_and_the_cycle_ends_with_them():
+    model, record = net(), Record()
+    data = dl.data.images(X, Y)  # 36 pictures: 5 batches
+    dl.finetune(
+        model, data, epochs=2, batch_size=8, augment=None, precision="bfloat16", verbose=0,
+        callbacks=[record], device="cpu",
+    )  # fmt: skip
+    cycle = dl.optimizers.schedules.OneCycle(5e-4, steps=10)
+    assert [rates[-1] for rates in record.rates[1:]] == pytest.approx([cycle(5), cycle(10)])
+    assert model._compiled.precision == "bfloat16"
+
+
 def test_an_interruption_leaves_the_model_free_to_learn():
     def stop(epoch, logs):
         raise KeyboardInterrupt
@@ -245,6 +257,13 @@ def test_features_are_kept_for_the_same_weights_and_pictures(tmp_path, monkeypat
         model.features(dl.data.images(X, Y, augment="light").train, cache=tmp_path)
     with pytest.raises(ValueError, match="cannot be told"):
         model.features(iter([X]), cache=tmp_path)
+
+
+def test_pictures_of_another_size_have_descriptors_of_their_own(tmp_path):
+    model = fitted()
+    for size in (16, 20):
+        data = dl.data.images(X, Y, size=size).train
+        assert np.array_equal(model.features(data, cache=tmp_path), model.features(data))
 
 
 @pytest.mark.parametrize("kind", ["rows", "maps"])
