@@ -178,6 +178,11 @@ def test_other_classes_another_number_of_outputs_and_no_size_are_refused(folder,
     draw(tmp_path, 1, ["blue", "green"])
     with pytest.raises(ValueError, match="tells apart blue, green, red, and the pictures"):
         model.evaluate(dl.data.image_folder(tmp_path).train)
+    open_shape = dl.Conv2D(2, 3, input_shape=(3, None, None))
+    open_model = dl.Sequential([open_shape, dl.GlobalAveragePooling2D(), dl.Dense(3)])
+    open_model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="size=64"):
+        open_model.fit(data, verbose=0)
     open_model = dl.Sequential([dl.Conv2D(2, 3), dl.GlobalAveragePooling2D(), dl.Dense(3)])
     open_model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="size=64"):
@@ -315,6 +320,20 @@ def test_class_names_are_kept_as_text(tmp_path):
         model.class_names = "abc"
 
 
+def test_one_unit_says_the_second_class_and_names_must_fit(folder):
+    model = small_net(1)
+    model.pop()
+    model.add(dl.Dense(1, activation="sigmoid"))
+    model.set_weights([*model.get_weights()[:-2], np.zeros((1, 4)), np.full(1, 2.0)])
+    x, share = np.zeros((1, 3, 12, 12), "float32"), pytest.approx(1 / (1 + np.exp(-2)))
+    model.class_names = ["no", "yes"]
+    assert model.predict_labels(x) == [[("yes", share)]]
+    assert [name for name, _ in model.predict_labels(x, top=5)[0]] == ["yes", "no"]
+    model.class_names = ["a", "b", "c"]
+    with pytest.raises(ValueError, match="3 names for 2 outputs"):
+        model.predict_labels(x)
+
+
 def test_labels_of_nan_are_refused():
     model = small_net()
     model.set_weights(model.get_weights())
@@ -442,6 +461,29 @@ def mirrored_share(strength):
 def test_only_light_augmentation_leaves_left_and_right():
     assert mirrored_share("light") == 0
     assert 0.3 < mirrored_share("standard") < 0.7
+
+
+def test_each_strength_changes_what_it_says():
+    torch.manual_seed(0)
+    plain, ready = Image.new("RGB", (32, 32), (120, 130, 140)), Transforms(16)
+    ramp = Image.fromarray(np.tile(np.arange(0, 256, 4, np.uint8), (64, 1)))
+
+    def made(strength, picture):
+        change = augmentation(strength, ready)
+        return torch.stack([change(picture) for _ in range(80)])
+
+    rows = [made(strength, ramp)[:, 0, 4:12] for strength in ("light", "standard")]
+    narrowest = [float((row.amax((1, 2)) - row.amin((1, 2))).min()) for row in rows]
+    assert narrowest[0] > 0.7 > narrowest[1]
+    light, standard, strong = (made(s, plain) for s in ("light", "standard", "strong"))
+    middle = light[:, :, 6:10, 6:10]
+    torch.testing.assert_close(middle, ready(plain)[None, :, 6:10, 6:10].expand_as(middle))
+    assert (standard.flatten(2).std(2) < 0.01).all()  # all over the picture alike
+    levels = standard.mean((1, 2, 3)) / ready(plain).mean()
+    assert 0.6 < levels.min() < 0.95 and 1.05 < levels.max() < 1.45
+    erased = (strong == 0).all(1).flatten(1).sum(1)
+    assert 8 < ((erased > 4) & (erased < 128)).sum() < 36
+    assert strong.mean((1, 2, 3)).std() > 2 * standard.mean((1, 2, 3)).std()
 
 
 def test_only_training_pictures_are_changed(folder):
