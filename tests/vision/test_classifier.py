@@ -201,7 +201,8 @@ def test_predict_labels_names_the_likeliest_first(small, photograph, tmp_path):
     assert small.predict_labels([path, path])[1] == [labels[0]] or np.allclose(
         small.predict_labels([path, path])[1][0][1], labels[0][1], rtol=1e-5
     )
-    assert len(small.predict_labels(tmp_path, top=2)[0]) == 2
+    ((name, found),) = small.predict_labels(tmp_path, top=2).items()
+    assert name == "new.png" and len(found) == 2
     assert len(small.predict_labels(photograph, top=9)) == 3
     assert small.predict_labels(np.asarray(photograph)) == [labels[0]]
     for batch in (np.asarray(photograph)[None], [photograph]):  # one, but a batch
@@ -266,6 +267,10 @@ def test_published_weights_give_torchvisions_outputs(name, hub, monkeypatch):
     assert model.provenance["url"] == entry.url and "license" in model.provenance
     assert model.predict_labels(np.zeros((64, 64, 3), np.uint8))[0][0] in model.class_names
 
+    as_many = dl.pretrained(name, classes=1000)  # new ones
+    head = as_many.network.get_submodule(as_many.head_names[-1])
+    assert as_many.class_names is None and not head.bias.any() and head.weight.std() > 0
+    assert not torch.equal(head.weight, network.get_submodule(as_many.head_names[-1]).weight)
     for weights in ("DEFAULT", entry.name, entry, str(entry)):
         again = dl.pretrained(name, weights, classes=["a", "b"])
         assert again.class_names == ["a", "b"]
@@ -285,6 +290,14 @@ def test_published_googlenet_knows_pictures_normalised_as_for_the_others(hub, mo
     assert model.transform_input
     again = dl.pretrained("googlenet", classes=3)
     assert again.network.aux1.fc2.out_features == 3 == again.network.fc.out_features
+
+
+def test_a_checkpoint_without_auxiliary_heads_has_its_head(tmp_path):
+    network = get_model("googlenet", weights=None, init_weights=False, aux_logits=False)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    model = dl.pretrained("googlenet", tmp_path / "w.pth")
+    assert model.provenance["head"] == "of the weights"
+    assert torch.equal(model.network.fc.weight, network.fc.weight)
 
 
 def test_published_densenet_has_the_names_of_before(hub, monkeypatch):
@@ -332,7 +345,8 @@ def network():
 
 
 @pytest.mark.parametrize(
-    "form", ["bare", "module", "compiled", "nested", "lightning", "safetensors", "easydl"]
+    "form",
+    ["bare", "module", "compiled", "wrapped", "nested", "lightning", "safetensors", "easydl"],
 )
 def test_checkpoints_of_every_form_are_read_with_their_head(form, network, tmp_path):
     state = network.state_dict()
@@ -347,6 +361,7 @@ def test_checkpoints_of_every_form_are_read_with_their_head(form, network, tmp_p
         model.save(path := tmp_path / "w.easydl")
     else:
         prefix = {"module": "module.", "compiled": "module._orig_mod.", "lightning": "model."}
+        prefix["wrapped"] = "network.module."
         state = {prefix.get(form, "") + key: value for key, value in state.items()}
         outer = {"state_dict": state} if form in ("nested", "lightning") else state
         torch.save(outer, path)
