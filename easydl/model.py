@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from easydl.callbacks.base import settings_of
 from easydl.data import Arrays, Stream, as_source, picture_sets
 from easydl.data.convert import Tree, leaves, rows_of
 from easydl.data.picture_sets import PictureData
-from easydl.data.pictures import is_single
+from easydl.data.pictures import files_in, is_single
 from easydl.data.stream import reading
 from easydl.errors import (
     check_between,
@@ -417,7 +418,7 @@ class Model(nn.Module):
                 x.train,
                 x.validation if validation_data is None else validation_data,
             )
-        source = self._source(x, y, sample_weight)
+        source = self._source(x, y, sample_weight, learning=True)
         prepare.get_ready(self, source)
         prepare.check_learns(self)
         picture_sets.remember(self, source)
@@ -628,8 +629,9 @@ class Model(nn.Module):
             batch_size: rows at a time.
 
         Returns:
-            ``[(label, probability), …]`` for one path or picture, the likeliest first; a list of
-            such for everything else. A label is the class's name, or its number.
+            ``[(label, probability), …]`` for one path or picture, the likeliest first; for a
+            folder a dict of such by file name, for everything else a list. A label is the class's
+            name, or its number.
 
         Raises:
             ValueError: outputs that are no probabilities of classes.
@@ -1044,10 +1046,15 @@ class Model(nn.Module):
         self._has_learned = True
 
     def _source(
-        self, x: Any, y: Any = None, sample_weight: Any = None, labelled: bool = True
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        labelled: bool = True,
+        learning: bool = False,
     ) -> Arrays | Stream:
         """What a verb was given, with pictures made ready as the model wants them."""
-        return as_source(*picture_sets.readable(self, x, y, labelled), sample_weight)
+        return as_source(*picture_sets.readable(self, x, y, labelled, learning), sample_weight)
 
     # -- shared by the verbs ------------------------------------------------------------------
 
@@ -1088,8 +1095,15 @@ class Model(nn.Module):
 
 def predict_labels(model: Model, x: Any, top: int, batch_size: int | None) -> Any:
     """See ``Model.predict_labels``."""
+    if isinstance(x, (str, os.PathLike)) and os.path.isdir(x):
+        files = files_in(x)
+        found = predict_labels(model, files, top, batch_size) if files else model.predict(x)
+        return dict(zip((os.path.relpath(file, x) for file in files), found))
     single = is_single(model, x)
     probabilities = model.predict(x, batch_size)
+    heads = model._compiled.heads if model._compiled is not None else []
+    if len(heads) == 1 and heads[0].activation is None and isinstance(probabilities, np.ndarray):
+        probabilities = heads[0].predictions(torch.from_numpy(probabilities)).numpy()
     if not isinstance(probabilities, np.ndarray) or probabilities.ndim != 2:
         raise ValueError(
             f"predict gives {getattr(probabilities, 'shape', type(probabilities).__name__)}; "
@@ -1107,7 +1121,7 @@ def predict_labels(model: Model, x: Any, top: int, batch_size: int | None) -> An
     names: Sequence[Any] = range(count) if model.class_names is None else model.class_names
     if len(names) != count:
         raise ValueError(f"class_names lists {len(names)} names for {count} outputs.")
-    top = min(check_positive_int("top", top), count)
+    check_positive_int("top", top)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     labels = [[(names[i], float(row[i])) for i in order] for row, order in zip(probabilities, best)]
     return labels[0] if single else labels

@@ -6,6 +6,7 @@ torchvision and PIL are imported when the first picture is looked at.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from easydl.data.pictures import (
     transforms_of,
 )
 from easydl.data.split import split_rows
-from easydl.errors import check_flag, listed
+from easydl.errors import check_between, check_flag, listed, warn_user
 
 PARTS = {
     "train": ("train", "training"),
@@ -121,14 +122,20 @@ class Pictures(Dataset):
         made.augment = augment
         return made
 
-    def made_for(self, model: Any) -> Pictures:
-        """A copy whose pictures are made ready as ``model`` wants them."""
+    def made_for(self, model: Any, learning: bool = False) -> Pictures:
+        """A copy whose pictures are made ready as ``model`` wants them.
+
+        Args:
+            learning: whether they are changed at random and mixed, which only training wants.
+        """
         made = copy.copy(self)
+        if not learning:
+            made.augment = made.mix = None
         if made.transforms is None:
             made.transforms = _transforms(model, self.size)
         made._change = from_any(made.transforms)
-        if self.augment is not None:
-            change = augmentation(self.augment, made.transforms)
+        if made.augment is not None:
+            change = augmentation(made.augment, made.transforms)
             made._change = lambda picture: change(read_picture(picture))
         return made
 
@@ -354,6 +361,10 @@ def _parts(
     sets: dict[str, tuple[Any, Any]], split: float | None, names: list[str], size: Any,
     augment: Any, mix: str | None, transforms: Any, seed: int,
 ) -> PictureData:  # fmt: skip
+    if split is not None:
+        check_between("split", split, 0, 1, ends="()")
+    if size is not None:
+        Transforms(size)  # which says what is wrong with it
     if transforms is not None and size is not None:
         raise ValueError(
             f"size={size!r:.40} and transforms were both given; expected one of them: the "
@@ -395,7 +406,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _classes_of(root: Path, folders: Any) -> dict[str, list[Path]]:
-    """Each class's pictures."""
+    """Each class's pictures; warns of other files, which may be pictures that PIL cannot read."""
     classes = {folder.name: files_in(folder) for folder in folders}
     if len(classes) < 2:
         raise ValueError(
@@ -408,6 +419,20 @@ def _classes_of(root: Path, folders: Any) -> dict[str, list[Path]]:
                 f"the class folder {str(root / name)!r:.250} holds no picture; expected files that "
                 f"PIL can read ({listed(sorted(suffixes()), 60)}), or no such folder."
             )
+    known = suffixes()
+    others = [
+        Path(place, name)
+        for folder in classes
+        for place, _, names in os.walk(root / folder)
+        for name in names
+        if not name.startswith(".") and os.path.splitext(name)[1].lower() not in known
+    ]
+    if others:
+        kinds = sorted({path.suffix for path in others})
+        warn_user(
+            f"{len(others)} files below {str(root)!r:.200} are passed over, as PIL knows no "
+            f"pictures of their names ({listed(kinds, 60)}): {listed(others, 150)}."
+        )
     return classes
 
 
@@ -425,11 +450,14 @@ def _refuse_damaged(files: list[Path]) -> None:
 # -- what a model is given ------------------------------------------------------------------------
 
 
-def readable(model: Any, x: Any, y: Any = None, labelled: bool = True) -> tuple[Any, Any]:
+def readable(
+    model: Any, x: Any, y: Any = None, labelled: bool = True, learning: bool = False
+) -> tuple[Any, Any]:
     """``x, y`` as ``fit`` and the others take them: pictures become ``Pictures`` for the model.
 
     Args:
         labelled: whether the classes of the pictures are used.
+        learning: whether the pictures are trained on.
 
     Raises:
         ValueError: pictures of other classes than the model's; pictures for a model that has no
@@ -438,16 +466,20 @@ def readable(model: Any, x: Any, y: Any = None, labelled: bool = True) -> tuple[
     if "transforms" in model._modules:
         keep_transforms(model, model.transforms)
     if isinstance(x, PictureData):
-        raise TypeError("all parts of the data were given; expected one: data.train, data.test.")
+        parts = [f"data.{name}" for name, part in vars(x).items() if isinstance(part, Pictures)]
+        raise TypeError(f"all parts of the data were given; expected one: {', '.join(parts)}.")
     if isinstance(x, Pictures):
         if labelled:
             check_classes(model, x)
-        return x.made_for(model), y
+        return x.made_for(model, learning), y
     found = raw_pictures(model, x)
     if found is None:
         refuse_unready(model, x)
         return x, y
     transforms_of(model)
+    for path in found:
+        if isinstance(path, (str, os.PathLike)) and not os.path.isfile(path):
+            read_picture(path)  # which says so
     if y is None:
         return Pictures(found).made_for(model), None
     if not hasattr(y, "__len__") or isinstance(y, dict) or len(y) != len(found):

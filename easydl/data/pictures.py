@@ -341,7 +341,8 @@ def suffixes() -> set[str]:
 def raw_pictures(model: Any, pictures: Any) -> list[Any] | None:
     """The pictures, one by one, that must go through the model's transforms; ``None`` for others.
 
-    Arrays of uint8 must where the model has transforms.
+    Where the model has transforms, arrays of uint8 must, and floats that are no batch
+    ``(N, C, H, W)``: one picture, grey ones ``(N, H, W)``, or with the channels last.
     """
     if not has_transforms(model) and isinstance(pictures, (np.ndarray, Tensor)):
         return None
@@ -352,13 +353,16 @@ def raw_pictures(model: Any, pictures: Any) -> list[Any] | None:
         return found
     if isinstance(pictures, (list, tuple)) and pictures and all(map(_is_uint8, pictures)):
         return list(pictures)
-    if not _is_uint8(pictures) or not 2 <= pictures.ndim <= 4:
+    if not isinstance(pictures, (np.ndarray, Tensor)) or not 2 <= pictures.ndim <= 4:
+        return None
+    last = pictures.ndim == 4 and pictures.shape[1] not in (1, 3) and pictures.shape[3] in (1, 3, 4)
+    if not _is_uint8(pictures) and (pictures.ndim == 2 or (pictures.ndim == 4 and not last)):
         return None
     fits = [axis for axis in (0, pictures.ndim - 1) if pictures.shape[axis] in (1, 3, 4)]
     if pictures.ndim == 3 and fits and getattr(model.transforms, "channels", 3) == 1:
         raise ValueError(
-            f"uint8 of shape {tuple(pictures.shape)} may be one picture in colour or several grey "
-            "ones; expected x[None] for one, or x[:, None] for several."
+            f"an array of shape {tuple(pictures.shape)} may be one picture in colour or several "
+            "grey ones; expected x[None] for one, or x[:, None] for several."
         )
     return [pictures] if pictures.ndim == 2 or (pictures.ndim == 3 and fits) else list(pictures)
 
@@ -419,8 +423,8 @@ def transforms_of(model: Any) -> Any:
         raise ValueError(
             f"pictures were given to a {type(model).__name__} that does not know how its pictures "
             "are made ready; expected arrays (N, C, H, W) as in fit, or a model that was fitted to "
-            "image_folder's pictures, or model.transforms = dl.vision.Transforms(size=…) as its "
-            "training data were."
+            "image_folder's pictures, or model.transforms = dl.vision.Transforms(size=…, mean=…, "
+            "std=…) as its training data were."
         )
     return from_any(model.transforms)
 

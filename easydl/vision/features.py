@@ -134,11 +134,6 @@ def _digest(model: Model, x: Any, layer: Any, average: bool) -> str:
     pictures: Any = x.pictures if isinstance(x, Pictures) else raw_pictures(model, x)
     if isinstance(x, Pictures):
         sums.update(repr(x.size).encode())
-        if x.augment is not None or x.mix is not None:
-            raise ValueError(
-                "cache= was given for pictures that are changed at random; expected "
-                "image_folder(…) without augment, or no cache."
-            )
     for part in [x] if pictures is None else pictures:
         if isinstance(part, (str, os.PathLike)):
             state = os.stat(part)

@@ -489,9 +489,11 @@ def test_each_strength_changes_what_it_says():
 def test_only_training_pictures_are_changed(folder):
     data = dl.data.image_folder(folder, split=0.4, augment="standard")
     model = small_net()
-    train, validation = data.train.made_for(model), data.validation.made_for(model)
+    train, validation = (part.made_for(model, True) for part in (data.train, data.validation))
+    plain = data.train.made_for(model)
     assert not torch.equal(train[0][0], train[0][0])
     assert torch.equal(validation[0][0], Transforms(12)(data.validation.pictures[0]))
+    assert torch.equal(plain[0][0], Transforms(12)(data.train.pictures[0]))
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix", "both"])
@@ -509,7 +511,7 @@ def test_mixed_pictures_have_shares_of_the_classes(mix, folder):
     model.compile(dl.optimizers.Adam(0.05), "categorical_crossentropy", metrics=["accuracy"])
     history = model.fit(data, epochs=15, batch_size=5, verbose=0)
     assert history.history["val_accuracy"][-1] > 0.8
-    batch = data.train.made_for(model).__getitems__([0, 4, 8])
+    batch = data.train.made_for(model, learning=True).__getitems__([0, 4, 8])
     assert any(0 < share < 1 for _, shares in batch for share in shares.tolist())
     assert data.validation.made_for(model)[0][1].tolist() == [1, 0, 0]
 
@@ -541,3 +543,44 @@ def test_order_and_changes_do_not_depend_on_the_workers(folder, monkeypatch):
 def test_wrong_settings_are_refused(arguments, message, folder):
     with pytest.raises(ValueError, match=message):
         small_net().fit(dl.data.image_folder(folder, **arguments), verbose=0)
+
+
+def test_nothing_is_changed_at_random_outside_training(folder):
+    data = dl.data.image_folder(folder, augment="strong", mix="both")
+    model = small_net()
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    model.fit(data, verbose=0)
+    for look in (model.features, model.predict, model.evaluate):
+        assert np.array_equal(look(data.train), look(data.train))
+    plain = dl.data.image_folder(folder)
+    assert np.array_equal(model.predict(data.train), model.predict(plain.train))
+
+
+def test_files_that_are_passed_over_are_told(tmp_path):
+    draw(tmp_path)
+    (tmp_path / "red" / "photo.heix").write_bytes(b"0")
+    (tmp_path / "red" / ".hidden").write_bytes(b"0")
+    with pytest.warns(UserWarning, match=r"1 files .* \(\.heix\).*photo\.heix"):
+        dl.data.image_folder(tmp_path)
+
+
+def test_a_folder_gives_labels_by_file_name_and_a_missing_path_is_said(folder):
+    model = small_net()
+    model.fit(dl.data.image_folder(folder), verbose=0)
+    found = model.predict_labels(folder)
+    assert next(iter(found)) == "blue/0.png" and len(found) == 15
+    assert found["red/1.png"] == model.predict_labels([folder / "red" / "1.png"])[0]
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        model.predict([folder / "red" / "1.png", "nowhere.png"])
+
+
+def test_floats_as_images_takes_them_are_pictures_for_predict_too(folder):
+    x = np.stack([np.asarray(Image.open(folder / c / "0.png")) for c in COLOURS])
+    model = small_net()
+    model.fit(dl.data.images(x / 255.0, [0, 1, 2]), verbose=0)
+    expected = model.predict(x)
+    for given in (x / 255.0, (x / 255.0).transpose(0, 3, 1, 2).astype("float32")):
+        np.testing.assert_allclose(model.predict(given), expected, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(x[0] / 255.0), expected[:1], rtol=1e-5)
+    grey = (x[..., 0] / 255.0)[:2]
+    assert model.predict(grey).shape == (2, 3)
