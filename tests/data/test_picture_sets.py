@@ -463,7 +463,7 @@ def test_only_light_augmentation_leaves_left_and_right():
     assert 0.3 < mirrored_share("standard") < 0.7
 
 
-def test_each_strength_changes_what_it_says():
+def test_each_strength_changes_what_it_says(monkeypatch):
     torch.manual_seed(0)
     plain, ready = Image.new("RGB", (32, 32), (120, 130, 140)), Transforms(16)
     ramp = Image.fromarray(np.tile(np.arange(0, 256, 4, np.uint8), (64, 1)))
@@ -481,9 +481,10 @@ def test_each_strength_changes_what_it_says():
     assert (standard.flatten(2).std(2) < 0.01).all()  # all over the picture alike
     levels = standard.mean((1, 2, 3)) / ready(plain).mean()
     assert 0.6 < levels.min() < 0.95 and 1.05 < levels.max() < 1.45
-    erased = (strong == 0).all(1).flatten(1).sum(1)
-    assert 8 < ((erased > 4) & (erased < 128)).sum() < 36
     assert strong.mean((1, 2, 3)).std() > 2 * standard.mean((1, 2, 3)).std()
+    monkeypatch.setattr(v2, "TrivialAugmentWide", v2.Identity)
+    erased = (made("strong", plain) == 0).all(1).any((1, 2))
+    assert 0.1 < erased.float().mean() < 0.45
 
 
 def test_only_training_pictures_are_changed(folder):

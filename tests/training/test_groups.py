@@ -122,8 +122,8 @@ def test_weights_that_stand_alone_are_frozen_with_the_first_layer():
 
 def test_a_flag_set_before_does_not_undo_what_freeze_and_unfreeze_did():
     for flag in (True, False):
-        inner = dl.Sequential([dl.Dense(4, input_dim=4), dl.Dense(4)])
-        model = dl.Sequential([inner, dl.Dense(3, activation="softmax")])
+        inner = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        model = dl.Model(nn.Sequential(inner, nn.Linear(4, 3)))
         model.compile("sgd", "sparse_categorical_crossentropy")
         inner.trainable = flag
         model.freeze() if flag else model.unfreeze(3)
