@@ -193,7 +193,6 @@ def regroup(model: Model, state: Compiled) -> None:
             "expected it before compile, or an easydl schedule."
         )
     settings = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
-    settings.pop("initial_lr", None)
     if scheduler is not None:
         rate = float(optimizer.defaults["lr"])  # the schedule's highest
     else:
