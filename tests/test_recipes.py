@@ -76,8 +76,8 @@ GOALS: dict[str, tuple[str, Callable[..., bool]]] = {
         r"network (\S+) · nearest neighbours (\S+) · linear (\S+) · mean colour (\S+)",
         lambda network, near, linear, mean: network <= 0.75 * min(near, linear, mean),
     ),
-    "finetune_folder": (  # after 75 epochs random weights have caught up
-        r"mean of 5 seeds · fine-tuned 15 epochs (\S+) · from scratch 15 (\S+) · ",
+    "finetune_folder": (  # with digits that fill the picture it does not pay: 0.8993, 0.9206
+        r"moved · mean of 5 seeds · fine-tuned (\S+) · from scratch (\S+) ",
         lambda tuned, scratch: tuned >= scratch + 0.05,
     ),
     "cnn_descriptors_svm": (

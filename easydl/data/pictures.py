@@ -20,6 +20,7 @@ from easydl.errors import check_positive_int, listed, look_up
 if TYPE_CHECKING:
     from PIL import Image
 
+LARGEST = 2**28  # pixels: a float picture of 3 GB
 INTERPOLATIONS = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
 
 
@@ -172,6 +173,8 @@ class Transforms:
         if len(sides) != 2:
             raise ValueError(f"size={size!r:.60} was given; expected pixels, or (height, width).")
         height, width = (check_positive_int("size", side) for side in sides)
+        if height * width > LARGEST:
+            raise ValueError(f"size={size!r:.60} was given; expected at most {LARGEST:,} pixels.")
         self.size = (height, width)
         self.resize = None if resize is None else check_positive_int("resize", resize)
         if self.resize is not None and self.resize < max(self.size):

@@ -289,6 +289,12 @@ def mark_as_given(model: nn.Module) -> None:
         part.__dict__["_was_given_weights"] = True
 
 
+def mark_as_random(model: nn.Module) -> None:
+    """Take back what ``mark_as_given`` noted."""
+    for part in parts_of(model):
+        part.__dict__.pop("_was_given_weights", None)
+
+
 def has_first_weights(model: nn.Module) -> bool:
     """Whether nothing was put into its modules, and none was trained, since they were made."""
     return not any("_was_given_weights" in part.__dict__ for part in parts_of(model))

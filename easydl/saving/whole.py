@@ -23,6 +23,7 @@ from easydl.saving.weights import (
     FOREIGN,
     check_finite,
     from_safetensors,
+    mark_as_random,
     require_built,
     to_safetensors,
 )
@@ -197,6 +198,8 @@ def restored(manifest: Any, reader: Reader, custom_objects: Any, what: str) -> A
     model.given_input_shape = decoder.decode(manifest["input_shape"])
     model.column_names = decoder.decode(manifest["column_names"])
     model._has_learned = bool(manifest["has_learned"])
+    if not model._has_learned:  # they came from a file, but are random
+        mark_as_random(model)
     model.history = _history_from_json(decoder, manifest["history"])
     for name, value in manifest["extras"].items():
         found = _checked_extra(name, decoder.decode(value))

@@ -25,6 +25,7 @@ from easydl.saving.weights import (
     check_finite,
     check_same_architecture,
     mark_as_given,
+    mark_as_random,
     read_tensors,
     require_built,
 )
@@ -390,7 +391,7 @@ def _load(model: Model, tensors: dict[str, Tensor], what: str, new_head: bool) -
     model.load_state_dict(versioned, strict=False)
     mark_as_given(model)
     if fresh:
-        heads_of(model)[-1].__dict__.pop("_was_given_weights", None)
+        mark_as_random(heads_of(model)[-1])
     return fresh
 
 
