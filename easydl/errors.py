@@ -52,7 +52,10 @@ def explained(error: TypeError, function: Callable) -> str:
     if word is None:
         return str(error)
     names = [name for name in inspect.signature(function).parameters if name != "self"]
-    return did_you_mean(f"argument of {function.__name__}", word[1], names)
+    text = did_you_mean(f"argument of {function.__name__}", word[1], names)
+    if word[1] == "weights" and function.__module__.startswith("easydl.vision.architectures"):
+        text += f" For published weights: easydl.pretrained({function.__name__.lower()!r})."
+    return text
 
 
 def listed(names: Iterable[Any], most: int = 200) -> str:

@@ -4,9 +4,10 @@ With `--data`, a network of torchvision's with ImageNet weights (downloaded once
 classes: one folder of pictures each. Without, what fine-tuning is worth is measured offline on
 scikit-learn's `load_digits` (Alpaydin and Kaynak, 1998): a LeNet-5 learns the digits 0–4 and is
 saved as a plain torch checkpoint; then it learns 5–9 from folders with 10 pictures a class, beside
-the same net from random weights (20 epochs each) and its descriptors with k-NN and SVM. Twice: with digits of 16 × 16 pixels anywhere on 32 × 32, where it pays, and with digits that fill the picture,
-where 50 are enough from scratch and it does not. Each net's rates were chosen on the even rows
-of 5–9 (3 other seeds; 60 epochs changed neither answer), the figures are of the odd ones.
+the same net from random weights (20 epochs each) and its descriptors with k-NN and SVM. Twice: with
+digits of 16 × 16 pixels anywhere on 32 × 32, where it pays, and with digits that fill the picture,
+where 50 are enough from scratch and it does not. Each net's rates were chosen on the even rows of
+5–9 (3 other seeds; 60 epochs changed neither answer), the figures are of the odd ones.
 
     python recipes/finetune_folder.py                                    (about 85 s on two cores)
     python recipes/finetune_folder.py --data pets/ --network resnet18

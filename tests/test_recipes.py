@@ -188,6 +188,7 @@ def test_recipe_reaches_its_goal(path, runs):
     assert holds(*numbers), f"{found[0]!r} misses the goal"
 
 
+@pytest.mark.slow
 def test_cnn_descriptors_svm_describes_the_pictures_of_a_folder(tmp_path):
     rng = np.random.default_rng(0)
     for name, bright in {"black": 0, "white": 1}.items():
@@ -229,6 +230,7 @@ def write_mnist(folder: Path, rows: int) -> None:
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
 
 
+@pytest.mark.slow
 def test_mnist_lenet5_reads_mnist_where_its_files_are(tmp_path):
     write_mnist(tmp_path / "here", 500)
     recipe = ROOT / "recipes" / "mnist_lenet5.py"
@@ -261,6 +263,7 @@ def test_mnist_lenet5_says_what_to_write_when_there_is_no_mnist(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_finetune_folder_takes_a_folder_of_ones_own(tmp_path):
     generator = np.random.default_rng(0)
     for number, label in enumerate(("dark", "light")):

@@ -344,8 +344,8 @@ def suffixes() -> set[str]:
 def raw_pictures(model: Any, pictures: Any) -> list[Any] | None:
     """The pictures, one by one, that must go through the model's transforms; ``None`` for others.
 
-    Where the model has transforms, arrays of uint8 must, and floats that are no batch
-    ``(N, C, H, W)``: one picture, grey ones ``(N, H, W)``, or with the channels last.
+    Where the model has transforms, arrays of uint8 must, and floats that are neither a batch
+    ``(N, C, H, W)`` nor one of its samples: grey ones ``(N, H, W)``, or with the channels last.
     """
     if not has_transforms(model) and isinstance(pictures, (np.ndarray, Tensor)):
         return None
@@ -359,7 +359,8 @@ def raw_pictures(model: Any, pictures: Any) -> list[Any] | None:
     if not isinstance(pictures, (np.ndarray, Tensor)) or not 2 <= pictures.ndim <= 4:
         return None
     last = pictures.ndim == 4 and pictures.shape[1] not in (1, 3) and pictures.shape[3] in (1, 3, 4)
-    if not _is_uint8(pictures) and (pictures.ndim == 2 or (pictures.ndim == 4 and not last)):
+    ready = pictures.ndim == 2 or (pictures.ndim == 3 and pictures.shape[0] in (1, 3))
+    if not _is_uint8(pictures) and (ready or (pictures.ndim == 4 and not last)):
         return None
     fits = [axis for axis in (0, pictures.ndim - 1) if pictures.shape[axis] in (1, 3, 4)]
     if pictures.ndim == 3 and fits and getattr(model.transforms, "channels", 3) == 1:

@@ -667,7 +667,9 @@ def say_what_will_be_done(
     model: Model, source: Source, validation: Source | None, epochs: int
 ) -> None:
     """The line above the first epoch."""
-    samples = f"{source.samples:,} samples" if source.samples is not None else "a stream"
+    reader = getattr(source, "reader", None)
+    count = source.samples if reader is None else len(reader.dataset)
+    samples = "a stream" if count is None else f"{count:,} samples"
     steps = f"{source.steps:,} steps" if source.steps is not None else "all batches"
     text = f"training on {model._compiled.device}: {samples}, {steps} × {epochs} epochs"
     if validation is not None and validation.samples is not None:

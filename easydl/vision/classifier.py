@@ -21,6 +21,7 @@ from easydl import initializers
 from easydl.data.pictures import Transforms
 from easydl.errors import check_path, check_positive_int, did_you_mean, listed
 from easydl.model import Model
+from easydl.saving import load_model
 from easydl.saving.weights import (
     check_finite,
     check_same_architecture,
@@ -242,7 +243,8 @@ def pretrained(
 
     Returns:
         a ``Classifier``, or your network as a ``Model``; ``transforms`` are the weights'
-        own, for a path or ``None`` those of the architecture's default weights.
+        own, for ``None`` or a path those of the architecture's default weights: set
+        ``model.transforms`` where the checkpoint was trained otherwise. A ``.easydl`` knows its.
 
     Raises:
         ValueError: an unknown name, with the nearest one; a file that is damaged, or of another
@@ -274,6 +276,11 @@ def pretrained(
     model = Classifier(architecture, classes, transform_input=_is_imagenets(architecture, entry))
     fresh = _load(model, tensors, repr(str(path)[-200:]), new_head)
     model.transforms = Transforms.of_weights(entry or published.DEFAULT)
+    if path.suffix.lower() == ".easydl":  # a whole model, which knows more
+        saved = load_model(path)
+        model.transforms = saved.transforms or model.transforms
+        if model.class_names is None and not fresh:
+            model.class_names = saved.class_names
     model._has_learned = not fresh
     model.provenance = {"weights": str(path), "head": "new" if fresh else "of the weights"}
     if entry:

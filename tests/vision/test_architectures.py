@@ -534,3 +534,8 @@ def test_bad_arguments_are_refused_before_weights_are_made(make, options, words,
 def test_the_names_are_those_that_the_house_offers():
     expected = "AlexNet DeepFace InceptionBlock LSTMStack LeNet5 MLP ResNet SmallVGG VGG11 VGG13"
     assert sorted(architectures.__all__) == [*expected.split(), "VGG16", "VGG19"]
+
+
+def test_published_weights_are_asked_for_elsewhere():
+    with pytest.raises(TypeError, match=r"easydl\.pretrained\('vgg16'\)"):
+        dl.VGG16(weights="imagenet")

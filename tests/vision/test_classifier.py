@@ -30,6 +30,7 @@ LAYOUTS = {
     "AuxLogits.fc, fc": "inception_v3",
     "aux1.fc2, aux2.fc2, fc": "googlenet",
 }
+QUICK = set(LAYOUTS.values()) - {"maxvit_t", "densenet121", "inception_v3", "swin_t"}
 HEADS = {  # as torchvision's sources have them, by the beginning of the name
     "resne": ["fc"], "wide_resnet": ["fc"], "shufflenet": ["fc"], "regnet": ["fc"],
     "alexnet": ["classifier.6"], "vgg": ["classifier.6"], "efficientnet": ["classifier.1"],
@@ -55,10 +56,7 @@ def swapped_on_meta(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in LAYOUTS.values() else pytest.mark.slow)
-        for name in NAMES
-    ],
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES],
 )
 def test_every_head_is_replaced_and_nothing_else(name):
     model, outputs = swapped_on_meta(name)
@@ -255,7 +253,9 @@ def published_network(name):
     return get_model(name, weights=None, **options)
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5"])
+@pytest.mark.parametrize(
+    "name", ["squeezenet1_1", "mnasnet0_5", pytest.param("resnet18", marks=pytest.mark.slow)]
+)
 def test_published_weights_give_torchvisions_outputs(name, hub, monkeypatch):
     network = published_network(name).eval()
     entry = publish(monkeypatch, hub, name, network.state_dict())
@@ -358,6 +358,7 @@ def test_checkpoints_of_every_form_are_read_with_their_head(form, network, tmp_p
     elif form == "easydl":
         model = dl.pretrained("squeezenet1_1", None, 4)
         model.load_state_dict(state)
+        model.transforms = Transforms(48, 50)
         model.save(path := tmp_path / "w.easydl")
     else:
         prefix = {"module": "module.", "compiled": "module._orig_mod.", "lightning": "model."}
@@ -370,6 +371,7 @@ def test_checkpoints_of_every_form_are_read_with_their_head(form, network, tmp_p
         for key, value in network.state_dict().items():
             assert torch.equal(model.state_dict()[key], value), key
     assert model.class_names == list("wxyz")
+    assert (model.transforms == Transforms(48, 50)) == (form == "easydl")
     assert model.provenance["head"] == "of the weights"
 
 
