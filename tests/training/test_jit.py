@@ -91,7 +91,13 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+USUAL = ("sgd", "adam", "adamw", "rmsprop")  # the others are compared in the soak
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in USUAL else pytest.mark.slow) for n in OPTIMIZERS],
+)
 def test_jit_every_optimizer(traced, name):
     model = same(traced, small, compiling={"optimizer": OPTIMIZERS[name]})
     assert len(traced) == 1  # neither the ragged batch nor the next epochs compile again
