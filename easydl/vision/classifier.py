@@ -264,6 +264,7 @@ def pretrained(
     if weights is None:
         model = Classifier(architecture, 1000 if classes is None else classes)
         model.transforms = Transforms.of_weights(published.DEFAULT)
+        model.given_input_shape = (3, *model.transforms.size)
         return model
     entry = None if _is_path(weights) else _entry(published, weights)
     path = fetch(entry.url, sha256=sha256) if entry else _checked_file(weights, sha256)
@@ -276,6 +277,7 @@ def pretrained(
     model = Classifier(architecture, classes, transform_input=_is_imagenets(architecture, entry))
     fresh = _load(model, tensors, repr(str(path)[-200:]), new_head)
     model.transforms = Transforms.of_weights(entry or published.DEFAULT)
+    model.given_input_shape = (3, *model.transforms.size)
     if path.suffix.lower() == ".easydl":  # a whole model, which knows more
         saved = load_model(path)
         model.transforms = saved.transforms or model.transforms

@@ -472,6 +472,11 @@ def test_double_softmax_is_refused_and_the_layers_have_torchvisions_names(small)
     assert small.layer_names() == ["features", "classifier"]
 
 
+def test_summary_knows_the_size_of_the_weights_pictures_before_any_came():
+    text = dl.pretrained("squeezenet1_1", None, 3).summary(print_fn=None)
+    assert "(None, 512, 13, 13)" in text
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
