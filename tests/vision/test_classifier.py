@@ -115,7 +115,7 @@ def test_auxiliary_heads_train_with_their_share_of_the_loss():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     x, y = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([0, 2])
-    model.compile(dl.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    model.compile(dl.optimizers.SGD(0.2), "sparse_categorical_crossentropy", loss_weights=[0.5])
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
     twin.train()
     outputs = twin(x)
@@ -125,7 +125,7 @@ def test_auxiliary_heads_train_with_their_share_of_the_loss():
     loss.backward()
     optimizer.step()
     history = model.fit(x, y, batch_size=2, shuffle=False, verbose=0)
-    assert history.history["loss"][0] == pytest.approx(loss.item(), rel=1e-5)
+    assert history.history["loss"][0] == pytest.approx(0.5 * loss.item(), rel=1e-5)
     for key, weight in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], weight, rtol=1e-6, atol=1e-9)
 
