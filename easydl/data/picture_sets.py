@@ -84,6 +84,7 @@ class Pictures(Dataset):
         self.transforms, self.size = transforms, size
         self.augment, self.mix, self.shares = augment, mix, shares
         self._change: Callable | None = None  # what makes one ready, known with the model
+        self._mixer: Callable | None = None  # what mixes a batch
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -105,11 +106,10 @@ class Pictures(Dataset):
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
         samples = [self[row] for row in rows]
-        if self.mix is None:
+        if self._mixer is None:
             return samples
         x, shares = (torch.stack(part) for part in zip(*samples))
-        mixed = mixer(self.mix, shares.shape[1])
-        return list(zip(*mixed(x, shares.argmax(1))))
+        return list(zip(*self._mixer(x, shares.argmax(1))))
 
     def _share(self, label: Any) -> Tensor:
         assert self.class_names is not None
@@ -137,6 +137,8 @@ class Pictures(Dataset):
         if made.augment is not None:
             change = augmentation(made.augment, made.transforms)
             made._change = lambda picture: change(read_picture(picture))
+        if made.mix is not None:
+            made._mixer = mixer(made.mix, len(made.class_names or ()))
         return made
 
 

@@ -180,11 +180,7 @@ def load_weights(model: nn.Module, path: Any) -> None:
     tensors = read_tensors(path)
     own = model.state_dict()
     check_same_architecture(own, tensors, what)
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() != own[key].is_floating_point() or tensor.is_complex():
-            raise ValueError(
-                f"{what}: {key!r:.80} is {tensor.dtype}; expected numbers like {own[key].dtype}."
-            )
+    check_kinds(own, tensors, what)
     check_finite(model, tensors, what)
     model.load_state_dict(tensors)
 
@@ -210,6 +206,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "save_weights, or a name that ends as its format does: .easydl, .pt or .pth."
         )
     return from_safetensors(content, what)
+
+
+def check_kinds(own: dict[str, Tensor], given: dict[str, Tensor], what: str) -> None:
+    """Refuse whole numbers for floating ones and the other way round, and complex ones."""
+    for key, tensor in given.items():
+        if tensor.is_floating_point() != own[key].is_floating_point() or tensor.is_complex():
+            raise ValueError(
+                f"{what}: {key!r:.80} is {tensor.dtype}; expected numbers like {own[key].dtype}."
+            )
 
 
 def is_strict(model: Any) -> bool:

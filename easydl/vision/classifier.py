@@ -24,6 +24,7 @@ from easydl.model import Model
 from easydl.saving import load_model
 from easydl.saving.weights import (
     check_finite,
+    check_kinds,
     check_same_architecture,
     mark_as_given,
     mark_as_random,
@@ -268,18 +269,18 @@ def pretrained(
         return model
     entry = None if _is_path(weights) else _entry(published, weights)
     path = fetch(entry.url, sha256=sha256) if entry else _checked_file(weights, sha256)
-    tensors = _renamed(read_tensors(path))
-    with torch.device("meta"):
-        head = Classifier(architecture).head_names[-1]
+    saved = load_model(path) if path.suffix.lower() == ".easydl" else None  # it knows more
+    tensors = _renamed(read_tensors(path) if saved is None else saved.state_dict())
     new_head = entry is not None and classes is not None
     if classes is None:
+        with torch.device("meta"):
+            head = Classifier(architecture).head_names[-1]
         classes = _classes_in(tensors, head, path)
     model = Classifier(architecture, classes, transform_input=_is_imagenets(architecture, entry))
     fresh = _load(model, tensors, repr(str(path)[-200:]), new_head)
     model.transforms = Transforms.of_weights(entry or published.DEFAULT)
     model.given_input_shape = (3, *model.transforms.size)
-    if path.suffix.lower() == ".easydl":  # a whole model, which knows more
-        saved = load_model(path)
+    if saved is not None:
         model.transforms = saved.transforms or model.transforms
         if model.class_names is None and not fresh:
             model.class_names = saved.class_names
@@ -389,11 +390,7 @@ def _load(model: Model, tensors: dict[str, Tensor], what: str, new_head: bool) -
         if auxiliary or (key.endswith(".num_batches_tracked") and key not in tensors):
             del own[key]  # files may leave these out: they are no part of what is predicted
     check_same_architecture(own, tensors, what)
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() != own[key].is_floating_point():
-            raise ValueError(
-                f"{what}: {key!r:.80} is {tensor.dtype}; expected numbers like {own[key].dtype}."
-            )
+    check_kinds(own, tensors, what)
     check_finite(model, tensors, what)
     versioned: Any = OrderedDict(tensors)  # MNASNet asks for the version of its layers
     versioned._metadata = getattr(model.state_dict(), "_metadata", None)

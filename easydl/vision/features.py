@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from easydl.data.picture_sets import Pictures
 from easydl.data.pictures import is_pil, raw_pictures, read_picture
-from easydl.errors import check_path, did_you_mean
+from easydl.errors import check_path
 from easydl.saving.container import write_atomically
 from easydl.training.groups import heads_of, root_of
+from easydl.vision.watching import find
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -47,7 +48,7 @@ def features(
 def _computed(
     model: Model, x: Any, layer: Any, batch_size: int | None, average: bool
 ) -> np.ndarray:
-    module = heads_of(model)[-1] if layer is None else find_layer(model, layer)
+    module = heads_of(model)[-1] if layer is None else find(model, layer)[1]
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: Any, outputs: Any = None) -> None:
@@ -86,27 +87,6 @@ def _is_channels_last(model: Model, module: nn.Module) -> bool:
     if type(root).__module__ != "torchvision.models.swin_transformer":
         return False
     return module is root.norm or any(module is part for part in root.features.modules())
-
-
-def find_layer(model: nn.Module, layer: Any) -> nn.Module:
-    """A module by its name in ``named_modules`` or in an easydl summary, or itself.
-
-    Raises:
-        ValueError: no such layer, with the nearest name.
-    """
-    root = root_of(model)
-    modules = {name: module for name, module in root.named_modules() if name}
-    if isinstance(layer, nn.Module):
-        if not any(layer is module for module in modules.values()):
-            raise ValueError(f"{layer!r:.100} is no layer of the network; expected one of its own.")
-        return layer
-    names = getattr(model, "layer_names", None)
-    if names is not None:
-        layers: Any = model.layers
-        modules = dict(zip(names(), layers)) | modules  # type: ignore[operator]
-    if layer not in modules:
-        raise ValueError(did_you_mean("layer", layer, modules))
-    return modules[layer]
 
 
 def _digest(model: Model, x: Any, layer: Any, average: bool) -> str:
