@@ -15,13 +15,13 @@ Tree = Any  # a tensor, or a tuple, list or dict of them
 
 def leaves(tree: Tree) -> list[Tensor]:
     """The tensors of a tensor, tuple, list or dict, in order; none for ``None``."""
-    if tree is None:
-        return []
+    if isinstance(tree, Tensor):
+        return [tree]
     if isinstance(tree, dict):
-        return [leaf for value in tree.values() for leaf in leaves(value)]
-    if isinstance(tree, (tuple, list)):
-        return [leaf for value in tree for leaf in leaves(value)]
-    return [tree]
+        tree = tree.values()
+    elif not isinstance(tree, (tuple, list)):
+        return [] if tree is None else [tree]
+    return [leaf for value in tree for leaf in leaves(value)]
 
 
 def rows_of(tree: Tree) -> int:

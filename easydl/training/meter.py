@@ -41,7 +41,7 @@ class Meter:
 
     def reset(self) -> None:
         self._parts: list[tuple[dict[str, Any], int]] = []
-        self._pending: list[tuple[Any, Any, Any]] = []
+        self._pending: list[tuple[list[Tensor], Any, Any]] = []
         self._pending_size = 0
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor | float] = {}
@@ -58,10 +58,11 @@ class Meter:
         values = {name: v.item() if free else v.detach() for name, v in parts.items()}
         self._parts.append((values, rows))
         if self.named_metrics:
-            self._pending.append((map_tree(Tensor.detach, outputs), y, w))
-            self._pending_size += sum(output.numel() for output in leaves(outputs))
+            kept = [output.detach() for output in leaves(outputs)]
+            self._pending.append((kept, y, w))
+            self._pending_size += sum(map(Tensor.numel, kept))
         elif self._by_target:
-            self._pending.append((None, y, None))  # a later batch may be the first to be weighted
+            self._pending.append(([], y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
             self.flush()
 
@@ -101,12 +102,7 @@ class Meter:
         state = on_device(state, device)
         self._sums, self._counts = state["sums"], state["counts"]
         self._parts, self._pending = state["parts"], state["pending"]
-        self._pending_size = sum(
-            o.numel()
-            for outputs, _, _ in self._pending
-            if outputs is not None
-            for o in leaves(outputs)
-        )
+        self._pending_size = sum(o.numel() for outputs, _, _ in self._pending for o in outputs)
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
             vars(metric).update(sums)
 
@@ -156,12 +152,10 @@ class Meter:
             for index, head in enumerate(self.heads):
                 if not head.metrics and not head.weighted_metrics:
                     continue
-                kept = [
-                    (leaves(outputs)[index], leaves(y)[index], w) for outputs, y, w in self._pending
-                ]
-                predicted = head.measured(torch.cat([k[0] for k in kept]))
-                labels = head.labels(torch.cat([k[1] for k in kept]))
-                weights = None if kept[0][2] is None else torch.cat([k[2] for k in kept])
+                outputs, targets, given = zip(*self._pending)
+                predicted = head.measured(torch.cat([kept[index] for kept in outputs]))
+                labels = head.labels(torch.cat([leaves(y)[index] for y in targets]))
+                weights = None if given[0] is None else torch.cat(given)
                 predicted, labels, weights = head.without_ignored(predicted, labels, weights)
                 if not len(labels):
                     continue
