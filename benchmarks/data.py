@@ -26,6 +26,7 @@ from tqdm import tqdm
 from works import WORKS
 
 FEATURES, BATCH = 20, 256
+LENGTH = 390 * BATCH  # rows of growth's yardstick: about 10⁵, in whole batches
 ROOM = 300 * 10**6  # bytes of private memory (RLIMIT_DATA) above what Python and torch have taken
 
 
@@ -134,25 +135,58 @@ def memory(quick: bool, folder: str) -> None:
 
 
 def growth(quick: bool, folder: str) -> None:
-    sizes = [10**4, 10**5, 10**6] if quick else [10**4, 10**5, 10**6, 10**7]
+    """Pieces of a training, each beside as many rows of 10⁵ just before and after."""
+    import easydl as dl
+
+    sizes, most = [LENGTH // 10, LENGTH * 10, LENGTH * 100], 50
+    if quick:
+        sizes, most = sizes[:2], 8
     x, y = rows(sizes[-1])
-    model, times = network(), {size: [] for size in sizes}
+    model, other = network(), network()
+
+    def yardstick() -> float:
+        return fit(other, x[:LENGTH], y[:LENGTH], epochs=2)
+
+    class Pieces(dl.Callback):
+        """Times each epoch, and the yardstick between two."""
+
+        def on_train_begin(self, logs=None):
+            self.seconds, self.beside = [], [yardstick()]
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begun = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seconds.append(time.perf_counter() - self.begun)
+            self.beside.append(yardstick())
+
     fit(model, x[:1000], y[:1000])
-    for turn in tqdm(range(3 if quick else 5), desc="growth"):
-        for size in sizes:
-            if size < 10**7 or turn % 2 == 0:
-                epochs = max(10**6 // size, 1)  # so that a fit's own milliseconds do not count
-                times[size].append(fit(model, x[:size], y[:size], epochs=epochs) / epochs / size)
-    base = statistics.median(times[10**5])
-    print(f"seconds per row, {FEATURES} float32, batches of {BATCH}, fits of 10⁶ rows or more:")
-    for size in sizes:
-        each = statistics.median(times[size])
-        print(
-            f"  {size:>10,} rows: {each * 1e9:6.0f} ns, {each / base:.3f} of 10⁵ (goal: 1 ± 0.05)"
-        )
+    yardstick()
+    print(f"seconds per row over those of {LENGTH:,}, {FEATURES} float32, batches of {BATCH}:")
+    for size in tqdm(sizes, desc="growth"):
+        data, pieces = (x[:size], y[:size]), Pieces()
+        if size < LENGTH:
+            pieces.on_train_begin()
+            for _ in range(most):
+                begin = time.perf_counter()
+                fit(model, *data, epochs=2 * LENGTH // size)
+                pieces.seconds.append(time.perf_counter() - begin)
+                pieces.beside.append(yardstick())
+        else:
+            options = {"batch_size": BATCH, "verbose": 0, "callbacks": [pieces]}
+            model.fit(*data, steps_per_epoch=2 * LENGTH // BATCH, epochs=most, **options)
+        ratios = [2 * a / (b + c) for a, b, c in zip(pieces.seconds, *pairwise(pieces.beside))]
+        mean, middle = statistics.fmean(ratios), statistics.median(ratios)
+        print(f"  {size:>10,} rows: {mean:.3f}, median {middle:.3f} of {most} (goal: 1 ± 0.05)")
     small = x[:BATCH], y[:BATCH]
+    base = statistics.median(yardstick() for _ in range(5)) / (2 * LENGTH)
     fixed = statistics.median(fit(model, *small) for _ in range(50)) - base * BATCH
-    print(f"  a fit takes {fixed * 1e3:.1f} ms beside its rows")
+    print(f"  {base * 1e9:.0f} ns a row; a fit takes {fixed * 1e3:.1f} ms beside its rows")
+
+
+def pairwise(values: list[float]) -> tuple[list[float], list[float]]:
+    """What stood before and after each gap."""
+    return values[:-1], values[1:]
 
 
 def rates(quick: bool, folder: str) -> None:

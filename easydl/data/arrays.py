@@ -31,7 +31,7 @@ class Arrays:
 
     def __init__(self, inputs: Tree, targets: Tree, weights: Tensor | None):
         self.inputs, self.targets, self.weights = inputs, targets, weights
-        self.samples = len(leaves(inputs)[0])
+        self.samples: int = leaves(inputs)[0].shape[0]
         self.batching()
 
     def batching(

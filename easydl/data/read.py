@@ -86,18 +86,17 @@ def unpack(item: Any, what: str) -> Batch:
 
 
 def check_lengths(inputs: Tree, targets: Tree, weights: Tensor | None, what: str) -> None:
-    named = _named(inputs, what) + _named(targets, "y") + _named(weights, "sample_weight")
-    lengths = [(name, len(tensor)) for name, tensor in named]
-    if not lengths:
+    named = [*_named(inputs, what), *_named(targets, "y"), *_named(weights, "sample_weight")]
+    if not named:
         raise ValueError(f"{what} holds no array; expected at least one.")
-    first = lengths[0]
-    for other in lengths[1:]:
-        if other[1] != first[1]:
+    first, samples = named[0][0], named[0][1].shape[0]
+    for name, tensor in named[1:]:
+        if tensor.shape[0] != samples:
             raise ValueError(
-                f"{first[0]} has {first[1]} samples but {other[0]} has {other[1]}; expected the "
+                f"{first} has {samples} samples but {name} has {tensor.shape[0]}; expected the "
                 "same first axis."
             )
-    if first[1] == 0:
+    if samples == 0:
         raise ValueError(f"{what} is empty (0 samples); expected at least one.")
     for tensor in leaves(inputs):
         if tensor.numel() == 0:

@@ -49,11 +49,12 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
             f"{what}={x!r:.80} was given; expected an array, a Dataset or batches. For a file: "
             "np.load, or pandas.read_csv."
         )
-    _check_same_index(x, y, sample_weight)
+    if y is not None or sample_weight is not None:
+        _check_same_index(x, y, sample_weight)
     samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
     inputs = read_tree(x, what, samples, to_rows)
     found = leaves(inputs)
-    samples = len(found[0]) if found else None
+    samples = found[0].shape[0] if found else None
     targets = None if y is None else read_tree(y, "y", samples, to_rows)
     weights = read_weights(sample_weight, "sample_weight", samples)
     check_lengths(inputs, targets, weights, what)
