@@ -1,4 +1,4 @@
-"""Tables in Parquet files, of any size -> batches: read by a thread, shuffled window by window."""
+"""Tables in Parquet files, of any size -> batches: read ahead, shuffled window by window."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from easydl.data.convert import leaves, map_tree, to_tensor
 from easydl.data.read import Batch
 from easydl.data.rows import CHUNK_BYTES
 from easydl.data.stream import Stream
+from easydl.data.workers import cpus
 from easydl.errors import check_path, did_you_mean
 
-WINDOW_BYTES = 32 * 2**20  # rows shuffled together: a window in use, one being made
+WINDOW_BYTES = 16 * 2**20  # rows shuffled together; larger ones the system clears anew each time
 LANES = 4  # row groups that a window is taken from
 CACHED_ROWS = 8192  # rows of a column written side by side before the next column
 
@@ -128,7 +129,7 @@ class Parquet:
                 f"{str(error).strip()[:200]}. Expected a whole file, not changed meanwhile."
             ) from error
 
-    def pieces(self, groups: list[tuple[int, int]], rows: int) -> Iterator[tuple[Tensor, ...]]:
+    def pieces(self, groups: list[tuple[int, int]], rows: int) -> Iterator[tuple[np.ndarray, ...]]:
         """``(row numbers, features, targets)`` of row groups ``(file, group)``, in this order."""
         for number, group in groups:
             path, file = self.paths[number], self.files[number]
@@ -138,10 +139,8 @@ class Parquet:
                 self._refuse_nulls(piece, start + first)
                 x = stacked([piece[name].to_numpy(False) for name in self.columns])
                 y = [piece[name].to_numpy(False) for name in self.target]
-                parts = [np.arange(len(piece)) + start + first, x]
-                if y:
-                    parts.append(y[0] if self.one_target else stacked(y))
-                yield tuple(to_tensor(part, "a column") for part in parts)
+                numbers = np.arange(len(piece)) + start + first
+                yield (numbers, x, *([y[0] if self.one_target else stacked(y)] if y else ()))
 
     def _refuse_nulls(self, piece: Any, first: int) -> None:
         for name, column in zip(piece.schema.names, piece.columns):
@@ -211,9 +210,9 @@ class ParquetStream(Stream):
             self._first = self._batch(*next(self.parquet.pieces(groups, 2)))
         return map_tree(lambda t: t[:rows], self._first)
 
-    def _batch(self, _: Tensor, x: Tensor, y: Tensor | None = None) -> Batch:
-        y = None if y is None else self._in_order("y", y)
-        return self._in_order("x", x), y, None
+    def _batch(self, _: np.ndarray, x: np.ndarray, y: np.ndarray | None = None) -> Batch:
+        target = None if y is None else self._in_order("y", to_tensor(y, "a column"))
+        return self._in_order("x", to_tensor(x, "a column")), target, None
 
     def _groups(self) -> list[tuple[int, int]]:
         files = enumerate(self.parquet.files)
@@ -241,7 +240,10 @@ class ParquetStream(Stream):
 
     def _all_batches(self, first: int) -> Iterator[Batch]:
         for number in itertools.count(first):
-            with contextlib.closing(read_ahead(self._windows(number))) as windows:
+            windows = self._windows(number)
+            if self.device.type != "cpu" or cpus() > 2:  # on two, it would take training's own
+                windows = read_ahead(windows)
+            with contextlib.closing(windows):
                 for rows, batch in windows:
                     yield from self._cut(rows, batch)
 
@@ -276,19 +278,22 @@ class ParquetStream(Stream):
                     "expected finite numbers. Fill it, or leave the rows or the column out."
                 ) from error
 
-    def _windows(self, number: int) -> Iterator[tuple[Tensor, Batch]]:
-        """Windows of whole batches, with their rows' numbers; what is left over begins the next."""
+    def _windows(self, number: int) -> Generator[tuple[Tensor, Batch], None, None]:
+        """Windows of whole batches, with their rows' numbers; what is left over begins the next.
+
+        By NumPy, because a thread may run this: torch's operators would start a second team of
+        OpenMP threads, and libgomp then lets the team that trains sleep between any two of its own.
+        """
         groups, lanes = self._groups(), 1
-        generator = torch.Generator().manual_seed(((self.seed or 0) + number) % 2**63)
+        random = np.random.default_rng(((self.seed or 0) + number) % 2**63)
         if self.shuffle:
-            order = torch.randperm(len(groups), generator=generator).tolist()
-            groups, lanes = [groups[i] for i in order], LANES
+            groups, lanes = [groups[i] for i in random.permutation(len(groups))], LANES
         width = len(self.parquet.columns) + len(self.parquet.target)
         size = WINDOW_BYTES if self.shuffle else CHUNK_BYTES
         share = max(size // (4 * width * lanes), 1)
         piece_rows = max(share // 4, 1)
         open_lanes = [self.parquet.pieces(groups[i::lanes], piece_rows) for i in range(lanes)]
-        held: list[tuple[Tensor, ...]] = []
+        held: list[tuple[np.ndarray, ...]] = []
         while open_lanes:
             for lane in list(open_lanes):
                 count = 0
@@ -301,11 +306,11 @@ class ParquetStream(Stream):
                     count += len(piece[0])
             if not held:
                 return
-            window = [torch.cat(parts) for parts in zip(*held)] if len(held) > 1 else list(held[0])
+            window = [np.concatenate(parts) for parts in zip(*held)]
             count = len(window[0])
             if self.shuffle:
-                mixed = torch.randperm(count, generator=generator)
-                window = [part.index_select(0, mixed) for part in window]
+                mixed = random.permutation(count)
+                window = [part.take(mixed, 0) for part in window]
             held = []
             if open_lanes:  # keep the rest; two rows or more, where one alone would not do
                 cut = max(count - 2 * self.merge_single, 0) // self.batch_size * self.batch_size
@@ -314,7 +319,7 @@ class ParquetStream(Stream):
                 if not cut:
                     continue
                 window = [part[:cut] for part in window]
-            yield window[0], self._batch(*window)
+            yield torch.from_numpy(window[0]), self._batch(*window)
 
 
 def read_ahead(items: Iterator[Any]) -> Generator[Any, None, None]:
@@ -346,9 +351,10 @@ def parquet(
 ) -> Parquet:
     """Parquet files as data for ``fit``, ``evaluate`` and ``predict``, of any size.
 
-    A thread reads and decodes while training goes on; a few windows of 32 MB are in memory at a
-    time. Batches have exactly ``batch_size`` rows whatever the row groups are; the last of an
-    epoch may be smaller.
+    A thread reads and decodes while training goes on; on one or two cores, which training needs
+    itself, it reads between its steps. A few windows of 16 MB are in memory at a time. Batches
+    have exactly ``batch_size`` rows whatever the row groups are; the last of an epoch may be
+    smaller.
 
     With ``shuffle=True`` the order is a function of the seed and the epoch. The row groups come in
     random order, four at a time; a window holds the next rows of each of the four, fully mixed. So

@@ -21,10 +21,11 @@ X = GENERATOR.normal(size=(COUNT, 3)).astype("float32")
 Y = GENERATOR.integers(3, size=COUNT)
 
 
-@pytest.fixture(autouse=True)
-def small_windows(monkeypatch):
-    """Windows of 100 rows of four columns, so that there are many."""
+@pytest.fixture(autouse=True, params=[2, 8], ids=["between steps", "by a thread"])
+def small_windows(monkeypatch, request):
+    """Windows of 100 rows of four columns, so that there are many; read on two and more cores."""
     module = sys.modules["easydl.data.parquet"]  # the function has its name
+    monkeypatch.setattr(module, "cpus", lambda: request.param)
     monkeypatch.setattr(module, "WINDOW_BYTES", 1600)
     monkeypatch.setattr(module, "CHUNK_BYTES", 1600)
 
