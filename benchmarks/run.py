@@ -83,8 +83,9 @@ class Worker:
         return answer["seconds"]
 
     def close(self) -> None:
-        self.process.stdin.close()
+        self.process.kill()  # all is measured; JAX and TensorFlow take seconds to leave
         self.process.wait(30)
+        self.process.stdin.close()
         self.log.close()
 
 
@@ -94,25 +95,22 @@ def compare(
     """Train ``work`` by every system, alternating; what fails says so and is left out.
 
     Args:
-        kept: processes that have trained another work, and go on: a quick look, where all begin
-            at once and disturb each other's first epoch. None for a new process each.
+        kept: processes that have trained another work, and go on: a quick look, without the time
+            that importing takes. None for a new process each.
     """
     names = ["limit", *(s for s in systems if s != "limit")]
     workers: dict[str, Worker] = {}
-    if kept is not None:
-        for system in names:
-            if system in kept:
-                kept[system].begin(work)
-            workers[system] = kept.get(system) or Worker(system, work, part)
-        kept.clear()
     for system in tqdm(names, desc=f"{work}: first epochs"):
-        worker = workers.get(system) or Worker(system, work, part)
+        worker = (kept or {}).pop(system, None)
+        if worker is None:
+            worker = Worker(system, work, part)
+        else:
+            worker.begin(work)
         try:
             worker.first = worker.answer()
             workers[system] = worker
         except RuntimeError as error:
             tqdm.write(f"{work}: {error}")
-            workers.pop(system, None)
     for number in tqdm(range(rounds), desc=f"{work}: rounds"):
         limit = workers["limit"].turn()
         for worker in workers.values():
