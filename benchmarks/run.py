@@ -42,6 +42,10 @@ SYSTEMS = {
     "fastai": ["fastai"],
 }
 QUICK = ["limit", "tuned", "easydl_fit", "idiomatic", "keras3_on_jax", "lightning"]
+#: glibc gives memory at the end of its heap back to the system above a threshold; whether a step's
+#: workspace lies there is a lottery between processes, lost by one in five: 2,600 page faults a
+#: step of the LSTM. Nobody plays it here.
+KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 HERE = Path(__file__).parent
 SLOW = 15.0  # times the limit loop: such a system runs one round only
 
@@ -52,7 +56,7 @@ class Worker:
     def __init__(self, system: str, work: str, part: int):
         self.system, self.ratios, self.seconds = system, [], []
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | KEEP_FREED
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), system, work, str(part)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
