@@ -27,7 +27,6 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from run import machine
-from systems.loops import tensors
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
@@ -183,13 +182,14 @@ def passes(quick: bool) -> list[Row]:
     for name, count in samples.items():
         work = replace(WORKS[name], rows=count // (4 if quick else 1))
         x, y = work.data()
-        model = dl.Model(work.network().eval())
+        layouts = [work.network().eval()]
+        model = dl.Model(layouts[0])  # the same weights and data: where they lie tells, too
         loss = "sparse_categorical_crossentropy"
         model.compile(work.optimizer, loss, metrics=["accuracy"], device="cpu")
-        layouts = [work.network().eval()]
         if name == "lenet":
             layouts.append(copy.deepcopy(layouts[0]).to(memory_format=torch.channels_last))
-        by_hand = [hand_passes(network, *tensors(work)) for network in layouts]
+        data = torch.from_numpy(x), torch.from_numpy(y)
+        by_hand = [hand_passes(network, *data) for network in layouts]
         mine = (
             lambda: model.evaluate(x, y, verbose=0),  # noqa: B023
             lambda: model.predict(x),  # noqa: B023

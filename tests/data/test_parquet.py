@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import easydl as dl
 from easydl.data import as_source, parquet
@@ -241,6 +242,19 @@ def test_the_thread_ends_where_training_or_reading_fails(tmp_path):
     with pytest.raises(OSError, match=r"2.parquet: row group \d+ cannot be read from its row 0"):
         compiled().fit(given, verbose=0)
     assert threading.active_count() == before
+
+
+def test_reading_runs_no_operator_of_torch(tmp_path):
+    # In a thread they would start a second team of OpenMP threads, which slows training four times.
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            assert operator is torch.ops.aten.lift_fresh.default, f"{operator} ran"  # from_numpy
+            return operator(*args, **(kwargs or {}))
+
+    stream = as_source(parquet(two_files(tmp_path), "y")).batching(32, shuffle=True)
+    with Operators():
+        rows = sum(len(rows) for rows, _ in stream._windows(0))
+    assert rows == COUNT
 
 
 def test_stopping_early_and_fewer_steps_end_the_thread(tmp_path):
