@@ -183,11 +183,11 @@ def passes(quick: bool) -> list[Row]:
         work = replace(WORKS[name], rows=count // (4 if quick else 1))
         x, y = work.data()
         layouts = [work.network().eval()]
-        model = dl.Model(layouts[0])  # the same weights and data: where they lie tells, too
+        model = dl.Model(layouts[0])  # the same weights, laid out by compile, and data
         loss = "sparse_categorical_crossentropy"
         model.compile(work.optimizer, loss, metrics=["accuracy"], device="cpu")
         if name == "lenet":
-            layouts.append(copy.deepcopy(layouts[0]).to(memory_format=torch.channels_last))
+            layouts.append(copy.deepcopy(layouts[0]).to(memory_format=torch.contiguous_format))
         data = torch.from_numpy(x), torch.from_numpy(y)
         by_hand = [hand_passes(network, *data) for network in layouts]
         mine = (

@@ -140,7 +140,8 @@ class Parquet:
                 x = stacked([piece[name].to_numpy(False) for name in self.columns])
                 y = [piece[name].to_numpy(False) for name in self.target]
                 numbers = np.arange(len(piece)) + start + first
-                yield (numbers, x, *([y[0] if self.one_target else stacked(y)] if y else ()))
+                parts = [numbers, x, *([y[0] if self.one_target else stacked(y)] if y else ())]
+                yield tuple(to_tensor(part, "a column").numpy() for part in parts)
 
     def _refuse_nulls(self, piece: Any, first: int) -> None:
         for name, column in zip(piece.schema.names, piece.columns):
@@ -200,7 +201,7 @@ class ParquetStream(Stream):
         """The columns of ``"x"`` or ``"y"`` in another order."""
         self.orders[part], self._first = order, None
 
-    def _in_order(self, part: str, table: Tensor) -> Tensor:
+    def _in_order(self, part: str, table: np.ndarray) -> np.ndarray:
         return table[:, self.orders[part]] if part in self.orders else table
 
     def peek(self, rows: int = 2) -> Batch:
@@ -211,8 +212,8 @@ class ParquetStream(Stream):
         return map_tree(lambda t: t[:rows], self._first)
 
     def _batch(self, _: np.ndarray, x: np.ndarray, y: np.ndarray | None = None) -> Batch:
-        target = None if y is None else self._in_order("y", to_tensor(y, "a column"))
-        return self._in_order("x", to_tensor(x, "a column")), target, None
+        target = None if y is None else torch.from_numpy(self._in_order("y", y))
+        return torch.from_numpy(self._in_order("x", x)), target, None
 
     def _groups(self) -> list[tuple[int, int]]:
         files = enumerate(self.parquet.files)
@@ -351,10 +352,10 @@ def parquet(
 ) -> Parquet:
     """Parquet files as data for ``fit``, ``evaluate`` and ``predict``, of any size.
 
-    A thread reads and decodes while training goes on; on one or two cores, which training needs
-    itself, it reads between its steps. A few windows of 16 MB are in memory at a time. Batches
-    have exactly ``batch_size`` rows whatever the row groups are; the last of an epoch may be
-    smaller.
+    A thread reads and decodes while training goes on; on one or two cores without a GPU, which
+    training needs itself, it reads between its steps. A few windows of 16 MB are in memory at a
+    time. Batches have exactly ``batch_size`` rows whatever the row groups are; the last of an epoch
+    may be smaller.
 
     With ``shuffle=True`` the order is a function of the seed and the epoch. The row groups come in
     random order, four at a time; a window holds the next rows of each of the four, fully mixed. So

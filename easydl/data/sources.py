@@ -49,7 +49,7 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
             f"{what}={x!r:.80} was given; expected an array, a Dataset or batches. For a file: "
             "np.load, or pandas.read_csv."
         )
-    if y is not None or sample_weight is not None:
+    if y is not None or sample_weight is not None or not is_array(x):
         _check_same_index(x, y, sample_weight)
     samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
     inputs = read_tree(x, what, samples, to_rows)

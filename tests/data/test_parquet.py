@@ -248,10 +248,12 @@ def test_reading_runs_no_operator_of_torch(tmp_path):
     # In a thread they would start a second team of OpenMP threads, which slows training four times.
     class Operators(TorchDispatchMode):
         def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-            assert operator is torch.ops.aten.lift_fresh.default, f"{operator} ran"  # from_numpy
+            views = ("aten.lift_fresh.default", "aten.detach.default")  # between NumPy and torch
+            assert str(operator) in views, f"{operator} ran"
             return operator(*args, **(kwargs or {}))
 
     stream = as_source(parquet(two_files(tmp_path), "y")).batching(32, shuffle=True)
+    stream.reorder("x", [2, 0, 1])
     with Operators():
         rows = sum(len(rows) for rows, _ in stream._windows(0))
     assert rows == COUNT

@@ -484,3 +484,11 @@ def test_a_pass_begun_amid_it_lays_its_batches_where_they_would_lie(rows):
     # Matrix products round otherwise where a batch begins elsewhere in a line of the cache.
     assert [x.data_ptr() % 64 for x in rest] == [x.data_ptr() % 64 for x in whole]
     assert len({x.data_ptr() % 64 for x in rest}) > 1
+
+
+def test_several_tables_without_targets_must_have_the_same_row_labels():
+    first = pd.DataFrame({"a": [1.0, 2.0, 3.0]})
+    second = pd.DataFrame({"b": [1.0, 2.0, 3.0]}, index=[2, 1, 0])
+    for tables in ((first, second), {"one": first, "two": second}):
+        with pytest.raises(ValueError, match="different row labels: row 0"):
+            as_source(tables)
