@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from easydl.data.convert import leaves, map_tree
 from easydl.losses import denominator, is_index_loss
+from easydl.metrics import Metric, counts_of
 from easydl.training.heads import Head
 
 EVERY = 256  # batches between two updates of the sums: metrics cost one call for all of them
@@ -41,7 +42,7 @@ class Meter:
 
     def reset(self) -> None:
         self._parts: list[tuple[dict[str, Any], int]] = []
-        self._pending: list[tuple[list[Tensor], Any, Any]] = []
+        self._pending: list[tuple[Any, Any, Any]] = []
         self._pending_size = 0
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor | float] = {}
@@ -58,11 +59,15 @@ class Meter:
         values = {name: v.item() if free else v.detach() for name, v in parts.items()}
         self._parts.append((values, rows))
         if self.named_metrics:
-            kept = [output.detach() for output in leaves(outputs)]
+            if isinstance(outputs, Tensor):  # told apart here: most are, and every call counts
+                kept = outputs.detach()
+                self._pending_size += kept.numel()
+            else:
+                kept = map_tree(Tensor.detach, outputs)
+                self._pending_size += sum(map(Tensor.numel, leaves(kept)))
             self._pending.append((kept, y, w))
-            self._pending_size += sum(map(Tensor.numel, kept))
         elif self._by_target:
-            self._pending.append(([], y, None))  # a later batch may be the first to be weighted
+            self._pending.append((None, y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
             self.flush()
 
@@ -102,7 +107,7 @@ class Meter:
         state = on_device(state, device)
         self._sums, self._counts = state["sums"], state["counts"]
         self._parts, self._pending = state["parts"], state["pending"]
-        self._pending_size = sum(o.numel() for outputs, _, _ in self._pending for o in outputs)
+        self._pending_size = sum(o.numel() for outputs, _, _ in self._pending for o in leaves(outputs))
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
             vars(metric).update(sums)
 
@@ -153,16 +158,25 @@ class Meter:
                 if not head.metrics and not head.weighted_metrics:
                     continue
                 outputs, targets, given = zip(*self._pending)
-                predicted = head.measured(torch.cat([kept[index] for kept in outputs]))
-                labels = head.labels(torch.cat([leaves(y)[index] for y in targets]))
+                predicted = head.measured(joined(outputs, index))
+                labels = head.labels(joined(targets, index))
                 weights = None if given[0] is None else torch.cat(given)
                 predicted, labels, weights = head.without_ignored(predicted, labels, weights)
                 if not len(labels):
                     continue
-                for _, metric in head.metrics:
-                    metric.update(*head.seen_by(metric, predicted, labels))
-                for _, metric in head.weighted_metrics:
-                    metric.update(*head.seen_by(metric, predicted, labels), weights)
+                for metrics, weight in ((head.metrics, None), (head.weighted_metrics, weights)):
+                    counted: dict[Any, Metric] = {}
+                    for _, metric in metrics:
+                        twin = counted.setdefault(counts_of(metric), metric)
+                        if twin is metric:
+                            metric.update(*head.seen_by(metric, predicted, labels), weight)
+                        else:
+                            metric.state = twin.state
+
+
+def joined(batches: Iterable[Any], index: int) -> Tensor:
+    """One output's, or one target's, rows of all batches."""
+    return torch.cat([b if isinstance(b, Tensor) else leaves(b)[index] for b in batches])
 
 
 def sums_of(metric: Any) -> dict[str, Any]:

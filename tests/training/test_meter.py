@@ -227,3 +227,42 @@ def test_a_meter_goes_on_from_what_it_has_gathered():
     moved = meter.on_device(nested, torch.device("meta"))
     assert moved[0]["a"].is_meta and moved[0]["b"][0].is_meta
     assert moved[0]["b"][1] == 3 and moved[1] is None
+
+
+class Backwards(dl.metrics.Recall):
+    """A user's own, that counts otherwise than what it inherits from."""
+
+    def update(self, y_pred, y_true, sample_weight=None):
+        super().update(y_pred, y_true.flip(0), sample_weight)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_metrics_that_count_together_equal_each_alone(classes):
+    """Precision, recall and F1 count once where they count the same, and only there."""
+    kinds = [dl.metrics.Precision, dl.metrics.Recall, dl.metrics.F1Score]
+    averages = [None] if classes == 2 else ["macro", "weighted", "micro"]
+    made = [
+        (kind, {"average": average} | ({limit: value} if value and classes == 2 else {}))
+        for average in averages
+        for value in (None, 0.3)
+        for kind in kinds
+        for limit in ["threshold" if kind is dl.metrics.F1Score else "thresholds"]
+    ]
+    made += [(Backwards, {"average": averages[0]})]
+
+    def measured(chosen, weighted) -> dict[str, float]:
+        dl.seed(0)
+        last = dl.Dense(1, "sigmoid") if classes == 2 else dl.Dense(classes, "softmax")
+        model = dl.Sequential([last])
+        loss = "binary_crossentropy" if classes == 2 else "sparse_categorical_crossentropy"
+        metrics = [kind(**options, name=f"m{i}") for i, (kind, options) in chosen]
+        model.compile("sgd", loss, **{"weighted_metrics" if weighted else "metrics": metrics})
+        weight = torch.linspace(0.1, 1, 333)
+        y = Y if classes == 2 else (X.sum(1) > 0).long() + (X.sum(1) > 1)
+        return model.fit(X, y, 16, 2, 0, sample_weight=weight if weighted else None).history
+
+    for weighted in (False, True):
+        together = measured(list(enumerate(made)), weighted)
+        for number, one in enumerate(made):
+            alone = measured([(number, one)], weighted)[f"m{number}"]
+            np.testing.assert_array_equal(together[f"m{number}"], alone)
