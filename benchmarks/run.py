@@ -10,6 +10,7 @@ losses of the same epoch beside the times show that the work was the same.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import importlib.metadata
 import importlib.util
@@ -89,7 +90,8 @@ class Worker:
     def close(self) -> None:
         self.process.kill()  # all is measured; JAX and TensorFlow take seconds to leave
         self.process.wait(30)
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.log.close()
 
 
@@ -106,15 +108,16 @@ def compare(
     workers: dict[str, Worker] = {}
     for system in tqdm(names, desc=f"{work}: first epochs"):
         worker = (kept or {}).pop(system, None)
-        if worker is None:
-            worker = Worker(system, work, part)
-        else:
-            worker.begin(work)
         try:
+            if worker is None:
+                worker = Worker(system, work, part)
+            else:
+                worker.begin(work)
             worker.first = worker.answer()
             workers[system] = worker
-        except RuntimeError as error:
+        except (RuntimeError, BrokenPipeError) as error:
             tqdm.write(f"{work}: {error}")
+            worker.close()
     for number in tqdm(range(rounds), desc=f"{work}: rounds"):
         limit = workers["limit"].turn()
         for worker in workers.values():
