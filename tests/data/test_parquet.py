@@ -172,6 +172,19 @@ def test_several_targets_and_every_dtype(tmp_path):
     )
 
 
+def test_labels_stay_whole_where_files_hold_them_signed_and_unsigned(tmp_path):
+    """NumPy alone would join int64 and uint64 as float64, which is no class."""
+    paths = [
+        written(tmp_path / f"{dtype}.parquet", label=Y.astype(dtype))
+        for dtype in ("int64", "uint64")
+    ]
+    stream = as_source(parquet(paths, target="label", columns=["a"])).batching(2 * len(X))
+    labels = torch.cat([labels for _, labels, _ in stream.epoch(0)])
+    stream.close()
+    assert labels.dtype == torch.int64
+    np.testing.assert_array_equal(labels, np.concatenate([Y, Y]))
+
+
 def nan_at(row, column, value=np.nan):
     x = X.copy()
     x[row, column] = value
