@@ -83,7 +83,7 @@ class Model(nn.Module):
         self.history: History | None = None
         self.stop_training = False
         self.given_input_shape: tuple[int | None, ...] | None = None
-        self.widest_row = 0  # the most numbers of a sample that one of its modules was seen to take
+        self.widest_row = 0  # the most numbers of a sample that a module was seen to work on
         self.inputs_known: tuple | None = None  # the kind of array that its last one was
         self.column_names: dict[str, list] = {}  # of the tables that it was fitted to
         self._class_names: list[str] | None = None

@@ -14,6 +14,7 @@ from easydl.metrics import Metric, counts_of
 from easydl.training.heads import Head
 
 EVERY = 256  # batches between two updates of the sums: metrics cost one call for all of them
+LARGE = 65_536  # outputs of a batch that a CPU measures at once, while its cache has them
 LARGEST = 4_000_000  # outputs kept back at most
 
 
@@ -21,7 +22,8 @@ class Meter:
     """Sample-weighted means: a batch counts by its rows, so a ragged last one is exact.
 
     Outputs are kept for up to 256 batches and given to the metrics together, which makes a metric's
-    cost a 256th and waits for the device only when somebody reads a number.
+    cost a 256th and waits for the device only when somebody reads a number. Large ones
+    are not kept on the CPU: joining them would cost more than it saves.
 
     A loss of torch's that counts class weights or ignored targets is averaged by what it counts,
     each output's by its own; the sum of the losses follows from these.
@@ -58,18 +60,22 @@ class Meter:
         free = self.free_to_read
         values = {name: v.item() if free else v.detach() for name, v in parts.items()}
         self._parts.append((values, rows))
+        size = 0
         if self.named_metrics:
             if isinstance(outputs, Tensor):  # told apart here: most are, and every call counts
                 kept = outputs.detach()
-                self._pending_size += kept.numel()
+                size = kept.numel()
             else:
                 kept = map_tree(Tensor.detach, outputs)
-                self._pending_size += sum(map(Tensor.numel, leaves(kept)))
+                size = sum(map(Tensor.numel, leaves(kept)))
             self._pending.append((kept, y, w))
+            self._pending_size += size
         elif self._by_target:
             self._pending.append((None, y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
             self.flush()
+        elif size >= LARGE and self.free_to_read and not self._by_target:
+            self._update_metrics()
 
     def flush(self) -> None:
         """Bring the sums up to date; waits for the device only to leave out ignored targets."""
@@ -172,11 +178,13 @@ class Meter:
                             metric.update(*head.seen_by(metric, predicted, labels), weight)
                         else:
                             metric.state = twin.state
+        self._pending, self._pending_size = [], 0
 
 
 def joined(batches: Iterable[Any], index: int) -> Tensor:
     """One output's, or one target's, rows of all batches."""
-    return torch.cat([b if isinstance(b, Tensor) else leaves(b)[index] for b in batches])
+    parts = [b if isinstance(b, Tensor) else leaves(b)[index] for b in batches]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def sums_of(metric: Any) -> dict[str, Any]:

@@ -621,7 +621,7 @@ def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
 
 
 def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
-    """Rows at a time where nothing is learnt: what a layer takes in fits a cache, 2 to 4 MB."""
+    """Rows at a time where nothing is learnt: what a layer takes in is 6 to 12 MB, or less."""
     if source.samples is None or source.samples <= fallback:
         return fallback
     return rows_that_fit(model, sum(math.prod(shape) for shape in shapes_of(source.peek()[0])))
@@ -629,7 +629,7 @@ def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
 
 def rows_that_fit(model: Model, numbers: int) -> int:
     """The same for samples of so many numbers: a power of two, which kernels like best."""
-    rows = 3 * 2**18 / max(numbers, model.widest_row, 1)
+    rows = 2**21 / max(numbers, model.widest_row, 1)
     return 2 ** round(math.log2(min(max(rows, 32), 8192)))
 
 
@@ -720,8 +720,12 @@ def try_out(model: Model, x: Tree) -> Any:
         shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
         kind = f"{names[module] or 'network'} ({type(module).__name__})"
         trail.append(f"{kind}, given {', '.join(map(str, shapes))}")
-        widest = max((math.prod(shape) // rows for shape in shapes), default=0)
-        model.widest_row = max(model.widest_row, widest)
+        taken = max((math.prod(shape) // rows for shape in shapes), default=0)
+        given = 0
+        if isinstance(module, nn.RNNBase) and shapes:  # the states at all steps
+            width = module.hidden_size * (2 if module.bidirectional else 1)
+            given = math.prod(shapes[0][:-1]) // rows * width
+        model.widest_row = max(model.widest_row, taken, given)
 
     watched = [
         module.register_forward_pre_hook(watch) for module in model.modules() if module is not model
