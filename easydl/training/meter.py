@@ -113,7 +113,9 @@ class Meter:
         state = on_device(state, device)
         self._sums, self._counts = state["sums"], state["counts"]
         self._parts, self._pending = state["parts"], state["pending"]
-        self._pending_size = sum(o.numel() for outputs, _, _ in self._pending for o in leaves(outputs))
+        self._pending_size = sum(
+            o.numel() for outputs, _, _ in self._pending for o in leaves(outputs)
+        )
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
             vars(metric).update(sums)
 
