@@ -14,7 +14,7 @@ from easydl.layers import GRU, Dense
 from easydl.model import Model, sample_shape
 from easydl.saving import require_built
 from easydl.sequential import Sequential
-from easydl.training.prepare import rows_that_fit
+from easydl.training.batches import rows_that_fit
 from easydl.variational import LIKELIHOODS, check_unit_interval, mean_of, mean_of_rows, misfit
 
 __all__ = ["DeepKalmanFilter"]

@@ -636,13 +636,6 @@ class F1Score(_Counts):
         return _ratio(2 * hits, predicted + actual)
 
 
-def counts_of(metric: Metric) -> Any:
-    """Equal for metrics that always count the same: precision, recall and F1 of the same kind."""
-    if type(metric) in (Precision, Recall) or (type(metric) is F1Score and metric.average):
-        return metric.threshold, metric.average is None
-    return id(metric)
-
-
 class ConfusionMatrix(Metric):
     """How often each class (row) was taken for each class (column), as in scikit-learn.
 

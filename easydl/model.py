@@ -32,8 +32,11 @@ from easydl.errors import (
 )
 from easydl.layers.base import first_weight, keep_activities
 from easydl.training import groups, prepare
+from easydl.training.batches import cut_for_a_pass, hold_out, needs_two_rows
+from easydl.training.class_weight import apply_class_weight
 from easydl.training.compiled import Compiled, check_rows
-from easydl.training.loop import batch_hooks, not_finite_message, run_epochs
+from easydl.training.loop import batch_hooks, not_finite_message, one_batch, run_epochs
+from easydl.training.network import try_out
 from easydl.training.step import NotFinite
 from easydl.training.trainable import (
     evaluation_mode,
@@ -428,17 +431,15 @@ class Model(nn.Module):
         seed = int(torch.randint(2**62, ())) if draws and (shuffle or random_rows) else 0
         if backup is not None and backup.seed is not None:
             seed = backup.seed
-        source, validation = prepare.hold_out(
-            self, source, validation_data, validation_split, split, seed
-        )
+        source, validation = hold_out(self, source, validation_data, validation_split, split, seed)
         weighted = getattr(source, "weights", None) is not None
-        prepare.apply_class_weight(self, source, class_weight)
-        merge = prepare.needs_two_rows(self, batch_size, source)
+        apply_class_weight(self, source, class_weight)
+        merge = needs_two_rows(self, batch_size, source)
         source.batching(
             batch_size, shuffle, seed, state.device, merge_single=merge, steps=steps_per_epoch
         )
         if validation is not None:
-            prepare.cut_for_a_pass(
+            cut_for_a_pass(
                 self, validation, validation_batch_size, validation_steps, state.device, batch_size
             )
         fits = 1 if self.history is None else 1 + self.history.arguments.get("fits", 1)
@@ -504,7 +505,7 @@ class Model(nn.Module):
         self._use_device()
         source = self._source(x, y, sample_weight)
         prepare.get_ready(self, source)
-        prepare.cut_for_a_pass(self, source, batch_size, steps, state.device)
+        cut_for_a_pass(self, source, batch_size, steps, state.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         with reading(source):
             logs = run_epochs(self, None, source, hooks)
@@ -541,7 +542,7 @@ class Model(nn.Module):
                     "predict was called before fit or load_weights: these are the outputs of "
                     "random weights."
                 )
-        prepare.cut_for_a_pass(self, source, batch_size, steps, self.device)
+        cut_for_a_pass(self, source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         with reading(source):
             outputs = list(self._outputs(source, hooks))
@@ -562,7 +563,7 @@ class Model(nn.Module):
         """
         source = self._source(x, labelled=False)
         prepare.get_inputs_ready(self, source)
-        prepare.cut_for_a_pass(self, source, batch_size, None, self.device)
+        cut_for_a_pass(self, source, batch_size, None, self.device)
         with reading(source):
             return _concatenate(list(self._outputs(source, (), function)))
 
@@ -708,15 +709,15 @@ class Model(nn.Module):
         self._use_device()
         source = self._source(x, y, sample_weight)
         prepare.get_ready(self, source)
-        prepare.apply_class_weight(self, source, class_weight)
+        apply_class_weight(self, source, class_weight)
         if learn:
             prepare.check_learns(self)
-            prepare.needs_two_rows(self, 2, source)
+            needs_two_rows(self, 2, source)
             self._has_learned = True
             saving.mark_as_given(self)
         source.batching(2**31, device=state.device)
         try:
-            logs = prepare.one_batch(self, source, learn)
+            logs = one_batch(self, source, learn)
         except NotFinite as error:
             raise FloatingPointError(not_finite_message(error.args[0], "this batch")) from None
         if return_dict:
@@ -876,7 +877,7 @@ class Model(nn.Module):
         Raises:
             ValueError: the rows do not fit the network, naming the layer where it failed.
         """
-        return prepare.try_out(self, x)
+        return try_out(self, x)
 
     def summary(self, input_shape: Any = None, print_fn: Any = print) -> str:
         """Print Keras's table: layers, output shapes, parameters, multiply-adds.

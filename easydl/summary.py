@@ -95,7 +95,7 @@ def _pass(model: Model, shape: list[int]) -> tuple[dict[int, list], int | None]:
         if isinstance(module, nn.RNNBase):
             hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
     try:
-        from easydl.training.prepare import first_leaf, input_dtype, keeps_integers
+        from easydl.training.network import first_leaf, input_dtype, keeps_integers
 
         dtype = torch.long if keeps_integers(model, first_leaf(model)) else input_dtype(model)
         zeros = torch.zeros(1, *shape, dtype=dtype, device=model.device)

@@ -17,8 +17,9 @@ from easydl.layers.base import build
 from easydl.model import Model, sample_shape
 from easydl.saving import require_built
 from easydl.sequential import Sequential
+from easydl.training.batches import rows_that_fit
 from easydl.training.heads import ANY, REACH, ending_of
-from easydl.training.prepare import rows_that_fit, without_trace
+from easydl.training.network import without_trace
 
 __all__ = ["VAE"]
 

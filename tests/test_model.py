@@ -203,7 +203,7 @@ def test_split_stratified_saves_sorted_labels():
 
 
 def test_class_weight_balanced_is_sklearns():
-    from easydl.training.prepare import class_factors
+    from easydl.training.class_weight import class_factors
 
     model = classifier()
     model.evaluate(X, LABELS, verbose=0)

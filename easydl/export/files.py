@@ -19,7 +19,8 @@ from easydl.data.convert import Tree, leaves, map_tree
 from easydl.errors import check_path, warn_user
 from easydl.export.plain import has_own_forward, to_torch
 from easydl.saving import write_atomically
-from easydl.training import prepare
+from easydl.training.network import first_leaf, input_dtype
+from easydl.training.prepare import get_inputs_ready
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -87,17 +88,17 @@ def example(model: Model, x: Any) -> Tree:
                 f"export was given x={type(x).__name__}; expected a few rows as arrays, such as "
                 "x=x_test[:5]."
             )
-        prepare.get_inputs_ready(model, source)
+        get_inputs_ready(model, source)
         return some(source.peek(max(BATCHES))[0], max(BATCHES))
     shape = model.given_input_shape
     if shape is None:
         raise ValueError(UNKNOWN)
     size = (max(BATCHES), *(n or 8 for n in shape))
     generator = torch.Generator().manual_seed(0)
-    table = prepare.first_leaf(model)
+    table = first_leaf(model)
     if isinstance(table, nn.Embedding):
         return torch.randint(table.num_embeddings, size, generator=generator)
-    return torch.randn(size, generator=generator).to(prepare.input_dtype(model))
+    return torch.randn(size, generator=generator).to(input_dtype(model))
 
 
 def some(rows: Tree, count: int) -> Tree:

@@ -14,7 +14,7 @@ from easydl.export.layers import Part, constraint_code
 from easydl.export.objective import rate_lines, scheduler_code
 from easydl.export.watching import watching
 from easydl.schedules import LearningRateSchedule
-from easydl.training.prepare import class_factors
+from easydl.training.class_weight import class_factors
 from easydl.training.trainable import is_frozen
 
 if TYPE_CHECKING:

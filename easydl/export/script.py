@@ -36,12 +36,9 @@ from easydl.export.objective import (
 )
 from easydl.export.plain import has_own_forward
 from easydl.export.watching import CHANGING, HELPER, WATCHING, WRITTEN
-from easydl.training.prepare import (
-    first_leaf,
-    has_standard_loss,
-    input_dtype,
-    rows_that_fit,
-)
+from easydl.training.batches import rows_that_fit
+from easydl.training.network import first_leaf, input_dtype
+from easydl.training.prepare import has_standard_loss
 from easydl.training.trainable import sync_trainable
 
 if TYPE_CHECKING:

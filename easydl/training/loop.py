@@ -138,6 +138,24 @@ def run_epochs(
     return logs
 
 
+def one_batch(model: Model, source: Arrays | Stream, learning: bool) -> dict[str, float]:
+    """One step on everything in ``source``, for ``train_on_batch`` and ``test_on_batch``."""
+    state = model._compiled
+    modes = modes_of(model)
+    meter = Meter(state.heads)
+    try:
+        model.train(learning)
+        with torch.set_grad_enabled(learning):
+            x, y, w = next(iter(source.epoch(0)))
+            parts, outputs = (train_step if learning else test_step)(model, x, y, w)
+            if learning and state.waiting_batches:
+                update_weights(model)
+            meter.add(parts, rows_of(x), outputs, y, w)
+        return meter.read()
+    finally:
+        restore_modes(modes)
+
+
 def steps_of(
     model: Model, source: Any, batches: Iterator[Any], learning: bool
 ) -> Iterator[tuple[Any, Any, Any, Callable, int]]:

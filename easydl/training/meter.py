@@ -10,7 +10,7 @@ from torch import Tensor
 
 from easydl.data.convert import leaves, map_tree
 from easydl.losses import denominator, is_index_loss
-from easydl.metrics import Metric, counts_of
+from easydl.metrics import F1Score, Metric, Precision, Recall
 from easydl.training.heads import Head
 
 EVERY = 256  # batches between two updates of the sums: metrics cost one call for all of them
@@ -181,6 +181,13 @@ class Meter:
                         else:
                             metric.state = twin.state
         self._pending, self._pending_size = [], 0
+
+
+def counts_of(metric: Metric) -> Any:
+    """Equal for metrics that always count the same: precision, recall and F1 of the same kind."""
+    if type(metric) in (Precision, Recall) or (type(metric) is F1Score and metric.average):
+        return metric.threshold, metric.average is None  # type: ignore[attr-defined]
+    return id(metric)
 
 
 def joined(batches: Iterable[Any], index: int) -> Tensor:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
-from easydl.data import Arrays, Stream, as_source
+from easydl.data import Arrays, Stream
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree, rows_of
-from easydl.data.picture_sets import Pictures, readable
 from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
-from easydl.data.split import split_rows, warn_of_missing_classes
-from easydl.errors import check_between, check_positive_int, warn_user
-from easydl.layers.base import is_chain, parts_of
+from easydl.errors import warn_user
+from easydl.layers.base import parts_of
 from easydl.training.compiled import Compiled, order_targets
 from easydl.training.meter import Meter
-from easydl.training.step import test_step, train_step, update_weights
-from easydl.training.trainable import is_frozen, modes_of, restore_modes, sync_trainable
+from easydl.training.network import dtype_of, first_leaf, input_dtype, keeps_integers, without_trace
+from easydl.training.trainable import sync_trainable
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -333,36 +328,6 @@ def has_standard_loss(model: Model) -> bool:
     return type(model).compute_loss.__module__ in STANDARD
 
 
-def input_dtype(model: nn.Module) -> torch.dtype:
-    """The network's floating dtype: float32 unless the user made it another."""
-    return dtype_of(parts_of(model))
-
-
-def dtype_of(parts: list[nn.Module]) -> torch.dtype:
-    for part in parts:
-        for parameter in part._parameters.values():
-            if parameter is not None and parameter.is_floating_point():
-                return parameter.dtype
-    return torch.float32
-
-
-def keeps_integers(model: nn.Module, first: nn.Module | None) -> bool:
-    """Whether whole numbers go in as they are: a network whose first layer is an Embedding."""
-    parts = parts_of(model) if first is None else [first]
-    return any(isinstance(part, (nn.Embedding, nn.EmbeddingBag)) for part in parts)
-
-
-def first_leaf(module: Any) -> nn.Module | None:
-    """The layer that sees the inputs, where the structure tells."""
-    while is_chain(module) and len(module):
-        module = module[0]
-    network = getattr(module, "network", None)
-    if isinstance(network, nn.Sequential):
-        return first_leaf(network)
-    own = [part for name, part in module._modules.items() if name != "activation"]
-    return None if own else module
-
-
 def tables_of(
     model: Any, first: nn.Module | None, x: Tree, dtype: torch.dtype, whole: bool
 ) -> list[nn.Embedding | None]:
@@ -443,213 +408,6 @@ def check_fits(model: Model, x: Tree, what: str) -> None:
         )
 
 
-def hold_out(
-    model: Model,
-    source: Source,
-    validation_data: Any,
-    validation_split: float,
-    split: str,
-    seed: int,
-) -> tuple[Source, Source | None]:
-    """Training and validation sources; only the former goes on where an epoch ended early."""
-    if validation_data is not None:
-        if validation_split:
-            raise ValueError(
-                f"validation_data and validation_split={validation_split:g} were both given; "
-                "expected one of them."
-            )
-        parts = validation_data
-        batches = isinstance(parts, list) and all(isinstance(p, tuple) for p in parts)
-        if isinstance(parts, (tuple, list)) and len(parts) in (2, 3) and not batches:
-            x, y, weights = (*parts, None)[:3]
-            what = "x of validation_data"
-        else:
-            x, y, weights, what = parts, None, None, "validation_data"
-        validation = as_source(*readable(model, x, y), weights, what)
-        get_ready(model, validation, what="validation_data")
-        train = source
-    elif split in ("random", "stratified") and not validation_split:
-        raise ValueError(
-            f"split={split!r} was given without validation_split, so that nothing is held out; "
-            "expected both: validation_split=0.2."
-        )
-    elif split != "tail" or validation_split:
-        if not isinstance(source, Arrays):
-            what, instead = "a stream", "validation_data=…, or arrays"
-            if is_pictures(source):
-                what, instead = "pictures", "images(x, y, split=…) or image_folder(path, split=…)"
-            raise ValueError(
-                f"validation_split={validation_split:g} was given with {what}, which cannot be "
-                f"cut; expected {instead}."
-            )
-        labels = class_labels(model, source.targets)
-        rows = split_rows(source.samples, validation_split, split, labels, seed)
-        if labels is not None and split == "tail":
-            warn_of_missing_classes(labels[rows[0]], labels[rows[1]])
-        train, validation = source.split(*rows)
-        check_own_targets(model, train.targets, "y of the training part")
-        for part, weights in (("training", train.weights), ("validation", validation.weights)):
-            if weights is not None and not weights.any():
-                raise ValueError(
-                    f"sample_weight is 0 for every sample of the {part} part; expected some above "
-                    "0. Write split='random'."
-                )
-    else:
-        train, validation = source, None
-    train.steps_name, train.goes_on = "steps_per_epoch", True
-    if validation is not None:
-        validation.steps_name = "validation_steps"
-    return train, validation
-
-
-def is_pictures(source: Source) -> bool:
-    """Whether a stream reads pictures, whose labels are all known."""
-    return isinstance(getattr(source, "source", None), Pictures)
-
-
-def class_labels(model: Model, y: Tree) -> Tensor | None:
-    """Each row's class, where the targets are classes."""
-    heads = model._compiled.heads
-    if len(heads) != 1 or y is None:
-        return None
-    if isinstance(y, Rows):
-        parts = [class_labels(model, y[piece]) for piece in y.pieces()]
-        return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore
-    head = heads[0]
-    if head.kind == "categorical":
-        return None if head.positions else head.class_indices(y)
-    binary = getattr(head.loss, "crossentropy", None) == "binary" and head.shape in ((), (1,))
-    return head.class_indices(y) if binary and bool((y == y.round()).all()) else None
-
-
-def apply_class_weight(model: Model, source: Source, class_weight: Any) -> None:
-    """Turn class weights into sample weights, times those given."""
-    if class_weight is None:
-        return
-    head = model._compiled.heads[0] if len(model._compiled.heads) == 1 else None
-    if head is None:
-        raise ValueError(
-            "class_weight was given for a network with several outputs or a loss of its own; "
-            "expected sample_weight."
-        )
-
-    def weights_of(y: Tree) -> Tensor:
-        labels = class_labels(model, y)
-        if labels is None:
-            raise ValueError(
-                f"class_weight was given, but the targets of {head.label} are not one class a "
-                "sample; expected a crossentropy loss, or sample_weight."
-            )
-        counted = labels != (-1 if head.ignored_index is None else head.ignored_index)
-        factors = class_factors(class_weight, head, labels[counted])
-        return factors[labels.where(counted, 0)].where(counted, 1.0)
-
-    if isinstance(source, Arrays):
-        weights = weights_of(source.targets)
-        if not weights.any():
-            raise ValueError("class_weight is 0 for every class in y; expected some above 0.")
-        source.weights = weights if source.weights is None else source.weights * weights
-        return
-    labels = class_labels(model, source.source.labels) if is_pictures(source) else None
-    if labels is not None and isinstance(class_weight, str):
-        class_weight = class_factors(class_weight, head, labels).tolist()
-    if isinstance(class_weight, str) and class_weight == "balanced":
-        raise ValueError(
-            "class_weight='balanced' needs all labels at once, which a stream (Dataset, loader, "
-            "generator) gives batch by batch; expected a dict {class: factor}, such as "
-            "{0: 1.0, 1: 5.0}, or arrays."
-        )
-    inner = source.prepare
-    assert inner is not None
-
-    def weighted(batch: Batch) -> Batch:
-        x, y, w = inner(batch)
-        factors = weights_of(y)
-        return x, y, factors if w is None else w * factors
-
-    source.prepare = weighted
-
-
-def class_factors(class_weight: Any, head: Any, labels: Tensor) -> Tensor:
-    """One factor a class."""
-    classes = head.classes if head.kind == "categorical" else 2
-    if isinstance(class_weight, str):
-        if class_weight != "balanced":
-            raise ValueError(
-                f"class_weight={class_weight!r} was given; expected 'balanced' or a dict."
-            )
-        counts = torch.bincount(labels, minlength=classes)
-        present = int((counts > 0).sum())
-        return torch.where(counts > 0, len(labels) / (present * counts.clamp_min(1)), 0.0).float()
-    factors = torch.ones(classes)
-    if not isinstance(class_weight, dict):
-        if not hasattr(class_weight, "__len__") or len(class_weight) != classes:
-            raise ValueError(
-                f"class_weight={class_weight!r:.80} was given; expected 'balanced', a dict "
-                f"{{class: factor}}, or {classes} factors."
-            )
-        class_weight = dict(enumerate(class_weight))
-    for label, factor in class_weight.items():
-        if not hasattr(label, "__index__") or not 0 <= label < classes:
-            raise ValueError(
-                f"class_weight names class {label!r:.60}; expected classes 0 … {classes - 1}."
-            )
-        factors[int(label)] = check_between(
-            f"class_weight of class {label}", factor, 0, float("inf"), ends="[)"
-        )
-    return factors
-
-
-def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
-    """Whether a last batch of one row must be merged: a BatchNorm that learns needs two.
-
-    Raises:
-        ValueError: one row is all there is.
-    """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not is_frozen(m)]
-    if not norms:
-        return False
-    flat = [m for m in norms if isinstance(m, nn.BatchNorm1d) or getattr(m, "rank", 0) == 2]
-    samples = source.samples
-    if flat and isinstance(source, Arrays) and (batch_size == 1 or samples == 1):
-        given = f"batch_size={batch_size}" if samples != 1 else "1 sample"
-        raise ValueError(
-            f"{given} was given, but BatchNormalization takes its statistics over the batch and "
-            "expects at least 2 rows: write batch_size=2 or more, or LayerNormalization."
-        )
-    return True
-
-
-def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
-    """Rows at a time where nothing is learnt: what a layer takes in is 6 to 12 MB, or less."""
-    if source.samples is None or source.samples <= fallback:
-        return fallback
-    return rows_that_fit(model, sum(math.prod(shape) for shape in shapes_of(source.peek()[0])))
-
-
-def rows_that_fit(model: Model, numbers: int) -> int:
-    """The same for samples of so many numbers: a power of two, which kernels like best."""
-    rows = 2**21 / max(numbers, model.widest_row, 1)
-    return 2 ** round(math.log2(min(max(rows, 32), 8192)))
-
-
-def cut_for_a_pass(
-    model: Model,
-    source: Source,
-    batch_size: int | None,
-    steps: int | None,
-    device: Any,
-    usual: int = 32,
-) -> None:
-    """Settle the batches where nothing is learnt: of ``usual`` rows where ``steps`` counts them."""
-    if batch_size is None:
-        batch_size = rows_per_pass(model, source, usual) if steps is None else usual
-    check_positive_int("batch_size", batch_size)
-    if steps is not None:
-        check_positive_int("steps", steps)
-    source.batching(batch_size, device=device, steps=steps)
-
-
 def check_monitors(hooks: list, state: Compiled, validates: bool) -> None:
     """A callback that watches a name nobody logs is found before the first step."""
     if not state.heads:
@@ -676,80 +434,3 @@ def say_what_will_be_done(
     if validation is not None and validation.samples is not None:
         text += f", validating on {validation.samples:,}"
     print(text)
-
-
-def one_batch(model: Model, source: Source, learning: bool) -> dict[str, float]:
-    """One step on everything in ``source``, for ``train_on_batch`` and ``test_on_batch``."""
-    state = model._compiled
-    modes = modes_of(model)
-    meter = Meter(state.heads)
-    try:
-        model.train(learning)
-        with torch.set_grad_enabled(learning):
-            x, y, w = next(iter(source.epoch(0)))
-            parts, outputs = (train_step if learning else test_step)(model, x, y, w)
-            if learning and state.waiting_batches:
-                update_weights(model)
-            meter.add(parts, rows_of(x), outputs, y, w)
-        return meter.read()
-    finally:
-        restore_modes(modes)
-
-
-@contextlib.contextmanager
-def without_trace(model: Model) -> Iterator[None]:
-    """Evaluation mode with gradients; modes and random numbers are as before afterwards."""
-    modes = modes_of(model)
-    devices = [model.device] if model.device.type == "cuda" else []
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            yield
-    finally:
-        restore_modes(modes)
-
-
-def try_out(model: Model, x: Tree) -> Any:
-    """See ``Model.try_out``."""
-    trail: list[str] = []
-    names = {module: name for name, module in model.named_modules()}
-    x = map_tree(torch.clone, x)
-    rows = rows_of(x)
-
-    def watch(module: nn.Module, args: tuple) -> None:
-        shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
-        kind = f"{names[module] or 'network'} ({type(module).__name__})"
-        trail.append(f"{kind}, given {', '.join(map(str, shapes))}")
-        taken = max((math.prod(shape) // rows for shape in shapes), default=0)
-        given = 0
-        if isinstance(module, nn.RNNBase) and shapes:  # the states at all steps
-            width = module.hidden_size * (2 if module.bidirectional else 1)
-            given = math.prod(shapes[0][:-1]) // rows * width
-        model.widest_row = max(model.widest_row, taken, given)
-
-    watched = [
-        module.register_forward_pre_hook(watch) for module in model.modules() if module is not model
-    ]
-    try:
-        with without_trace(model):
-            outputs = model._plain_call(x)
-    except (RuntimeError, IndexError, TypeError) as error:
-        if isinstance(error, NotImplementedError):
-            raise
-        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
-        where = f" It failed in layer {trail[-1]}." if trail else ""
-        raise ValueError(
-            f"the network was given rows of shape {shapes}; expected what it is made for.{where} "
-            "torch says: "
-            f"{str(error).splitlines()[0][:260] if str(error) else type(error).__name__}"
-        ) from error
-    finally:
-        for hook in watched:
-            hook.remove()
-    changing = getattr(first_leaf(model), "inplace", False)  # a Dropout does so in training alone
-    if changing or any(leaf._version for leaf in leaves(x)):
-        raise ValueError(
-            "the network changes its inputs in place, and so would your data; expected it to leave "
-            "them alone: begin its forward by x = x.clone(), or write inplace=False."
-        )
-    return outputs

@@ -407,3 +407,14 @@ def test_redrawing_the_bar_is_what_reads_a_running_epoch(monkeypatch, capsys):
     epoch_ends = reads_in(140)
     monkeypatch.setattr(progress, "REDRAW_EVERY", 0.0)
     assert reads_in(140) >= epoch_ends + 140
+
+
+def test_train_on_batch_learns_and_test_on_batch_does_not():
+    x, y = torch.randn(9, 4), torch.arange(9) % 3
+    model = dl.Model(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = model.get_weights()[0]
+    assert model.test_on_batch(x, y) == pytest.approx(model.evaluate(x, y, verbose=0))
+    assert (model.get_weights()[0] == before).all()
+    model.train_on_batch(x, y)
+    assert (model.get_weights()[0] != before).any()

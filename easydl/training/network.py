@@ -1,0 +1,107 @@
+"""What a network takes: seen from its layers, or by trying it out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from easydl.data.convert import Tree, leaves, map_tree, rows_of
+from easydl.layers.base import is_chain, parts_of
+from easydl.training.trainable import modes_of, restore_modes
+
+if TYPE_CHECKING:
+    from easydl.model import Model
+
+
+@contextlib.contextmanager
+def without_trace(model: Model) -> Iterator[None]:
+    """Evaluation mode with gradients; modes and random numbers are as before afterwards."""
+    modes = modes_of(model)
+    devices = [model.device] if model.device.type == "cuda" else []
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            yield
+    finally:
+        restore_modes(modes)
+
+
+def try_out(model: Model, x: Tree) -> Any:
+    """See ``Model.try_out``."""
+    trail: list[str] = []
+    names = {module: name for name, module in model.named_modules()}
+    x = map_tree(torch.clone, x)
+    rows = rows_of(x)
+
+    def watch(module: nn.Module, args: tuple) -> None:
+        shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
+        kind = f"{names[module] or 'network'} ({type(module).__name__})"
+        trail.append(f"{kind}, given {', '.join(map(str, shapes))}")
+        taken = max((math.prod(shape) // rows for shape in shapes), default=0)
+        given = 0
+        if isinstance(module, nn.RNNBase) and shapes:  # the states at all steps
+            width = module.hidden_size * (2 if module.bidirectional else 1)
+            given = math.prod(shapes[0][:-1]) // rows * width
+        model.widest_row = max(model.widest_row, taken, given)
+
+    watched = [
+        module.register_forward_pre_hook(watch) for module in model.modules() if module is not model
+    ]
+    try:
+        with without_trace(model):
+            outputs = model._plain_call(x)
+    except (RuntimeError, IndexError, TypeError) as error:
+        if isinstance(error, NotImplementedError):
+            raise
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
+        where = f" It failed in layer {trail[-1]}." if trail else ""
+        raise ValueError(
+            f"the network was given rows of shape {shapes}; expected what it is made for.{where} "
+            "torch says: "
+            f"{str(error).splitlines()[0][:260] if str(error) else type(error).__name__}"
+        ) from error
+    finally:
+        for hook in watched:
+            hook.remove()
+    changing = getattr(first_leaf(model), "inplace", False)  # a Dropout does so in training alone
+    if changing or any(leaf._version for leaf in leaves(x)):
+        raise ValueError(
+            "the network changes its inputs in place, and so would your data; expected it to leave "
+            "them alone: begin its forward by x = x.clone(), or write inplace=False."
+        )
+    return outputs
+
+
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """The network's floating dtype: float32 unless the user made it another."""
+    return dtype_of(parts_of(model))
+
+
+def dtype_of(parts: list[nn.Module]) -> torch.dtype:
+    for part in parts:
+        for parameter in part._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype
+    return torch.float32
+
+
+def keeps_integers(model: nn.Module, first: nn.Module | None) -> bool:
+    """Whether whole numbers go in as they are: a network whose first layer is an Embedding."""
+    parts = parts_of(model) if first is None else [first]
+    return any(isinstance(part, (nn.Embedding, nn.EmbeddingBag)) for part in parts)
+
+
+def first_leaf(module: Any) -> nn.Module | None:
+    """The layer that sees the inputs, where the structure tells."""
+    while is_chain(module) and len(module):
+        module = module[0]
+    network = getattr(module, "network", None)
+    if isinstance(network, nn.Sequential):
+        return first_leaf(network)
+    own = [part for name, part in module._modules.items() if name != "activation"]
+    return None if own else module

@@ -1,0 +1,65 @@
+"""Rows that are held out, and rows of a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import easydl as dl
+from easydl.data import as_source
+from easydl.training.batches import rows_per_pass
+
+X, Y = torch.randn(9, 4), torch.arange(9) % 3
+
+
+def test_rows_per_pass_are_as_many_as_make_8_mb_of_what_the_widest_layer_works_on():
+    def rows(network, *shape):
+        model = dl.Model(network)
+        model.try_out(torch.zeros(2, *shape))
+        return rows_per_pass(model, as_source(torch.zeros(33, *shape)))
+
+    assert rows(nn.Linear(10, 1), 10) == 8192
+    assert rows(nn.Linear(10_000, 1), 10_000) == 256
+    assert rows(nn.Sequential(nn.Linear(10, 10_000), nn.Linear(10_000, 1)), 10) == 256
+    assert rows(dl.LSTM(128, input_shape=(50, 2)), 50, 2) == 256  # the states at every step
+    assert rows(nn.GRU(2, 64, bidirectional=True, batch_first=True), 50, 2) == 256
+    assert rows(nn.Linear(10**6, 1), 10**6) == 32
+    stream = as_source([(torch.zeros(4, 1), torch.zeros(4, 1))])
+    assert rows_per_pass(dl.Model(nn.Linear(1, 1)), stream) == 32
+
+
+@pytest.mark.parametrize("samples", [9, 8, 5])
+def test_fit_merges_a_last_row_only_where_batchnorm_learns(samples):
+    def batches_of(network):
+        seen = []
+        model = dl.Model(network)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        watch = lambda module, args: seen.append(len(args[0])) if module.training else None  # noqa: E731
+        network[0].register_forward_pre_hook(watch)
+        model.fit(X[:samples], Y[:samples], 4, verbose=0)
+        return seen
+
+    plain = [len(rows) for rows in torch.arange(samples).split(4)]
+    merged = plain[:-2] + [sum(plain[-2:])] if plain[-1] == 1 else plain
+    frozen = nn.BatchNorm1d(5).requires_grad_(False)
+    assert batches_of(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))) == plain
+    assert batches_of(nn.Sequential(nn.Linear(4, 5), frozen, nn.Linear(5, 3))) == plain
+    assert batches_of(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))) == merged
+
+
+def test_weights_that_are_zero_in_one_part_of_a_split_are_refused():
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    weights = torch.ones(9)
+    weights[6:] = 0
+    with pytest.raises(ValueError, match="every sample of the validation part"):
+        model.fit(X, Y, sample_weight=weights, validation_split=0.3, verbose=0)
+
+
+def test_a_split_without_a_share_is_refused():
+    model = dl.Sequential([dl.Dense(1, input_dim=3)])
+    model.compile("sgd", "mse")
+    for split in ("random", "stratified"):
+        with pytest.raises(ValueError, match="without validation_split"):
+            model.fit(torch.zeros(8, 3), torch.zeros(8), split=split, verbose=0)
