@@ -69,7 +69,7 @@ class Worker:
         if not line:
             self.log.seek(0)
             lines = self.log.read().strip().splitlines() or ["it ended without a word"]
-            raise RuntimeError(f"{self.system}: {lines[-1][:200]}")
+            raise RuntimeError(lines[-1][:200])
         return json.loads(line)
 
     def begin(self, work: str) -> None:
@@ -116,14 +116,19 @@ def compare(
             worker.first = worker.answer()
             workers[system] = worker
         except (RuntimeError, BrokenPipeError) as error:
-            tqdm.write(f"{work}: {error}")
+            tqdm.write(f"{work}, {system}: {error}")
             worker.close()
     for number in tqdm(range(rounds), desc=f"{work}: rounds"):
         limit = workers["limit"].turn()
-        for worker in workers.values():
+        for system, worker in list(workers.items()):
             if number and worker.ratios and worker.ratios[0] > SLOW:
                 continue
-            seconds = limit if worker is workers["limit"] else worker.turn()
+            try:
+                seconds = limit if worker is workers["limit"] else worker.turn()
+            except (RuntimeError, BrokenPipeError) as error:
+                tqdm.write(f"{work}, {system}: {error}")
+                workers.pop(system).close()
+                continue
             worker.ratios.append(seconds / limit)
     if kept is None:
         for worker in workers.values():

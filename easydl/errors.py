@@ -16,6 +16,10 @@ from typing import Any, TypeVar
 
 HERE = str(Path(__file__).parent)
 Function = TypeVar("Function", bound=Callable[..., Any])
+LIVE_WORKERS = (
+    "Expected worker processes that live on; a lack of memory ends them, or an error in compiled "
+    "code that the Dataset calls."
+)
 
 
 def short_traceback(function: Function) -> Function:
@@ -30,6 +34,8 @@ def short_traceback(function: Function) -> Function:
         try:
             return function(*args, **options)
         except Exception as error:
+            if is_dead_worker(error):
+                raise RuntimeError(f"{str(error).strip()} {LIVE_WORKERS}") from error
             if isinstance(error, TypeError) and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
                 raise TypeError(explained(error, function)) from None
             frames = []
@@ -44,6 +50,11 @@ def short_traceback(function: Function) -> Function:
             raise
 
     return call  # type: ignore[return-value]
+
+
+def is_dead_worker(error: Exception) -> bool:
+    """Whether torch says that a DataLoader's worker died: it does so wherever Python is then."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 def explained(error: TypeError, function: Callable) -> str:

@@ -25,7 +25,7 @@ from easydl.data.workers import (
     random_states,
     set_random_states,
 )
-from easydl.errors import warn_user
+from easydl.errors import LIVE_WORKERS, is_dead_worker, warn_user
 
 NOTICEABLE = 0.05  # of an epoch: a smaller share of waiting is not spoken of
 
@@ -429,13 +429,10 @@ def reading(*sources: Any, epochs: int = 1, aloud: bool = False) -> Iterator[Non
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if not is_dead_worker(error):
             raise
         places = " or ".join(stream.place for stream in streams)  # torch raises it amid a step
-        raise RuntimeError(
-            f"after {places}: {str(error).strip()} Expected worker processes that live on; a lack "
-            "of memory ends them, or an error in compiled code that the Dataset calls."
-        ) from error
+        raise RuntimeError(f"after {places}: {str(error).strip()} {LIVE_WORKERS}") from error
     finally:
         with contextlib.ExitStack() as ends:  # all of them, even where one fails
             for source in sources:

@@ -23,7 +23,7 @@ class Meter:
 
     Outputs are kept for up to 256 batches and given to the metrics together, which makes a metric's
     cost a 256th and waits for the device only when somebody reads a number. Large ones
-    are not kept on the CPU: joining them would cost more than it saves.
+    are not kept on the CPU, whose cache has them now.
 
     A loss of torch's that counts class weights or ignored targets is averaged by what it counts,
     each output's by its own; the sum of the losses follows from these.
@@ -54,7 +54,7 @@ class Meter:
     def add(
         self, parts: dict[str, Tensor], rows: int, outputs: Any, y: Any, w: Tensor | None
     ) -> None:
-        """Take in one batch. ``parts`` are its mean losses by name; nothing is computed here."""
+        """Take in one batch. ``parts`` are its mean losses by name."""
         # A tensor as it is would keep its graph, with every activation, until the flush; reading
         # it costs less than detaching it, where that does not wait for a device.
         free = self.free_to_read
@@ -179,7 +179,7 @@ class Meter:
                         if twin is metric:
                             metric.update(*head.seen_by(metric, predicted, labels), weight)
                         else:
-                            metric.state = twin.state
+                            metric.state = dict(twin.state)
         self._pending, self._pending_size = [], 0
 
 
@@ -191,9 +191,8 @@ def counts_of(metric: Metric) -> Any:
 
 
 def joined(batches: Iterable[Any], index: int) -> Tensor:
-    """One output's, or one target's, rows of all batches."""
-    parts = [b if isinstance(b, Tensor) else leaves(b)[index] for b in batches]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+    """A copy of one output's, or one target's, rows of all batches: a metric may write into it."""
+    return torch.cat([b if isinstance(b, Tensor) else leaves(b)[index] for b in batches])
 
 
 def sums_of(metric: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from easydl.data.convert import Tree, leaves, map_tree, rows_of
+from easydl.errors import is_dead_worker
 from easydl.layers.base import is_chain, parts_of
 from easydl.training.trainable import modes_of, restore_modes
 
@@ -42,12 +43,11 @@ def try_out(model: Model, x: Tree) -> Any:
         shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
         kind = f"{names[module] or 'network'} ({type(module).__name__})"
         trail.append(f"{kind}, given {', '.join(map(str, shapes))}")
-        taken = max((math.prod(shape) // rows for shape in shapes), default=0)
-        given = 0
-        if isinstance(module, nn.RNNBase) and shapes:  # the states at all steps
+        widest = max((math.prod(shape) // rows for shape in shapes), default=0)
+        if isinstance(module, nn.RNNBase) and shapes:  # its states at all steps
             width = module.hidden_size * (2 if module.bidirectional else 1)
-            given = math.prod(shapes[0][:-1]) // rows * width
-        model.widest_row = max(model.widest_row, taken, given)
+            widest = max(widest, math.prod(shapes[0][:-1]) // rows * width)
+        model.widest_row = max(model.widest_row, widest)
 
     watched = [
         module.register_forward_pre_hook(watch) for module in model.modules() if module is not model
@@ -56,7 +56,7 @@ def try_out(model: Model, x: Tree) -> Any:
         with without_trace(model):
             outputs = model._plain_call(x)
     except (RuntimeError, IndexError, TypeError) as error:
-        if isinstance(error, NotImplementedError):
+        if isinstance(error, NotImplementedError) or is_dead_worker(error):
             raise
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
         where = f" It failed in layer {trail[-1]}." if trail else ""

@@ -1,4 +1,4 @@
-"""From what the user gave to what the loop takes: every check before the first step stands here."""
+"""From what the user gave to what the loop takes: building, settling the heads, checking data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from easydl.data import Arrays, Stream
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree, rows_of
 from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
-from easydl.errors import warn_user
+from easydl.errors import is_dead_worker, warn_user
 from easydl.layers.base import parts_of
 from easydl.training.compiled import Compiled, order_targets
 from easydl.training.meter import Meter
@@ -276,6 +276,8 @@ def rehearse(model: Model, source: Source) -> None:
         try:
             loss, outputs, *parts = model.compute_loss(x, y, w)
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            if is_dead_worker(error):
+                raise
             shapes = [", ".join(str(tuple(t.shape)) for t in leaves(tree)) for tree in (x, y)]
             raise ValueError(
                 f"the loss failed for inputs {shapes[0]} and targets {shapes[1]}: "
@@ -296,6 +298,8 @@ def rehearse(model: Model, source: Source) -> None:
             meter.add(named, rows_of(x), outputs, y, w)
             meter.read()
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            if is_dead_worker(error):
+                raise
             raise ValueError(
                 f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}. "
                 "Expected a function (y_pred, y_true) -> tensor, or a name."

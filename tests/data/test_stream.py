@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -457,6 +458,34 @@ def test_a_worker_that_is_killed_is_an_error_with_the_batch(forced):
     model.compile("sgd", "mse")
     with pytest.raises(RuntimeError, match=r"(?s)batch \d.*DataLoader worker.*(killed|exited)"):
         model.fit(Broken(die, only_in="workers"), batch_size=BATCH, verbose=0)
+
+
+def test_a_worker_that_is_killed_before_the_first_step_is_told_of_too(monkeypatch):
+    """It reads ahead while the first batch is looked at; torch raises wherever Python is then."""
+    model = dl.Sequential([dl.Dense(1, input_dim=5)])
+    model.compile("sgd", "mse")
+    monkeypatch.setattr("easydl.model.cut_for_a_pass", lambda *_: time.sleep(30))
+    loader = DataLoader(Broken(die), BATCH, num_workers=2)
+    words = r"DataLoader worker .*signal: Killed\. Expected worker processes"
+    with pytest.raises(RuntimeError, match=words) as caught:
+        model.evaluate(loader, verbose=0)
+    del caught, loader
+    gc.collect()  # the other worker
+
+
+@pytest.mark.parametrize("where", ["forward", "compute_loss", "metric"])
+def test_a_worker_that_is_killed_is_not_taken_for_an_error_of_the_network(where):
+    def die(*_, **options):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    class Model(dl.Sequential):
+        forward = die if where == "forward" else dl.Sequential.forward
+        compute_loss = die if where == "compute_loss" else dl.Sequential.compute_loss
+
+    model = Model([dl.Dense(1, input_dim=5)])
+    model.compile("sgd", "mse", metrics=[die] if where == "metric" else None)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .*Expected worker processes"):
+        model.fit(X, Y.astype("float32"), verbose=0)
 
 
 # -- waiting ---------------------------------------------------------------------------------------

@@ -35,10 +35,16 @@ def test_evaluate_equals_sklearn_whatever_the_batches(batch_size):
     assert result["auc"] == pytest.approx(roc_auc_score(Y, p), abs=1e-3)
 
 
-@pytest.mark.parametrize(("every", "largest"), [(1, 10**9), (3, 10**9), (64, 10), (64, 0)])
-def test_means_do_not_depend_on_when_they_are_brought_up_to_date(monkeypatch, every, largest):
+@pytest.mark.parametrize(
+    ("every", "large", "largest"),
+    [(1, 9, 10**9), (3, 9, 10**9), (64, 9, 10), (64, 9, 0), (64, 4, 10**9), (3, 0, 10**9)],
+)
+def test_means_do_not_depend_on_when_they_are_brought_up_to_date(
+    monkeypatch, every, large, largest
+):
     expected = binary_model().evaluate(X, Y, batch_size=4, verbose=0)
     monkeypatch.setattr(meter, "EVERY", every)
+    monkeypatch.setattr(meter, "LARGE", large)
     monkeypatch.setattr(meter, "LARGEST", largest)
     assert binary_model().evaluate(X, Y, batch_size=4, verbose=0) == pytest.approx(expected)
 
@@ -261,8 +267,54 @@ def test_metrics_that_count_together_equal_each_alone(classes):
         y = Y if classes == 2 else (X.sum(1) > 0).long() + (X.sum(1) > 1)
         return model.fit(X, y, 16, 2, 0, sample_weight=weight if weighted else None).history
 
+    kept = {}
     for weighted in (False, True):
         together = measured(list(enumerate(made)), weighted)
         for number, one in enumerate(made):
             alone = measured([(number, one)], weighted)[f"m{number}"]
             np.testing.assert_array_equal(together[f"m{number}"], alone)
+        kept[weighted] = together
+    assert kept[True]["m0"] != kept[False]["m0"]
+
+
+def test_metrics_and_weighted_metrics_count_apart():
+    def fitted(**metrics) -> tuple[dict, list]:
+        model = binary_model()
+        model.compile("sgd", "binary_crossentropy", **metrics)
+        weight = torch.linspace(0.1, 1, 333)
+        history = model.fit(X, Y, 16, 1, 0, sample_weight=weight).history
+        return history, metrics.get("metrics", [])
+
+    precision, recall = dl.metrics.Precision, dl.metrics.Recall
+    both, kept = fitted(metrics=[precision(), recall()], weighted_metrics=[recall(name="weighted")])
+    assert both["recall"] == fitted(metrics=[recall()])[0]["recall"]
+    assert both["weighted"] == fitted(weighted_metrics=[recall(name="weighted")])[0]["weighted"]
+    assert both["weighted"] != both["recall"]
+    kept[0].update(torch.zeros(9), torch.ones(9))  # by hand: nothing of the other moves
+    assert kept[1].result() == both["recall"][-1]
+
+
+def test_a_metric_may_write_into_what_it_is_given():
+    class Clears(dl.metrics.Metric):
+        def update(self, y_pred, y_true, sample_weight=None):
+            y_pred.mul_(0), y_true.mul_(0)
+
+        def result(self):
+            return 0.0
+
+    x, y = X.clone(), X.clone()
+    model = dl.Model(nn.Identity())
+    model.compile("sgd", "mse", metrics=[Clears()])
+    model.evaluate(x, y, verbose=0)
+    assert torch.equal(x, X) and torch.equal(y, X)
+
+
+def test_a_loss_that_counts_its_targets_keeps_them_where_outputs_are_large(monkeypatch):
+    monkeypatch.setattr(meter, "LARGE", 0)
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
+    model = dl.Model(nn.Linear(3, 2))
+    model.compile("sgd", loss, metrics=["accuracy"])
+    found, accuracy = model.evaluate(X, Y, batch_size=16, verbose=0)
+    outputs = model(X).detach()
+    assert found == pytest.approx(loss(outputs, Y).item())
+    assert accuracy == pytest.approx(accuracy_score(Y, outputs.argmax(1)))
