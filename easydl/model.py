@@ -156,6 +156,7 @@ class Model(nn.Module):
                 several outputs. Crossentropies by name train on the logits, whether a
                 ``Sequential`` (easydl's or torch's) ends in softmax/sigmoid or in nothing; of the
                 probabilities of another network they take the clipped logarithm, as Keras does.
+                Metrics see probabilities in each case; ``predict`` gives what the network gives.
             loss_weights: each output's factor in the total, list or dict.
             metrics: names, ``easydl.metrics`` objects or callables; a dict or nested list for
                 several outputs.

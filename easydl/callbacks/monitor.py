@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from easydl.callbacks.base import Callback, overrides
@@ -70,7 +71,16 @@ class Monitor:
         if self.name not in logs and not self.known:
             self.check(logs)
         self.known = True
-        return float(logs[self.name]) if self.name in logs else None
+        if self.name not in logs:
+            return None
+        if np.ndim(logs[self.name]):
+            raise ValueError(
+                f"{self.owner}(monitor={self.name!r:.60}): the entry is an array of shape "
+                f"{np.shape(logs[self.name])}, one number a class; expected one number. Write the "
+                "metric as an object with average='macro', such as "
+                "dl.metrics.F1Score(average='macro')."
+            )
+        return float(logs[self.name])
 
     def check(self, names: Iterable[str]) -> None:
         """Raise when the entry is not one of ``names``.

@@ -375,10 +375,12 @@ class Stream:
                     text = f"{type(error).__name__}: {text}"
                 workers = getattr(self.reader or self.source, "num_workers", 0)
                 unit = "pass" if self._endless else "epoch"
+                dead = is_dead_worker(error) or (workers and isinstance(error, ConnectionError))
+                advice = "Expected (inputs, targets); the error above says where it happened."
                 message = (
                     f"{self.what} failed at batch {batch} of {unit} {number + 1}"
                     f"{f', made by {workers} worker processes' if workers else ''}: {text}. "
-                    "Expected (inputs, targets); the error above says where it happened."
+                    f"{LIVE_WORKERS if dead else advice}"
                 )
                 end_workers(iterator)
                 self.close()

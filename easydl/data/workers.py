@@ -326,7 +326,8 @@ class Reader:
             f"{self.what}: a sample takes {seconds * 1000:.3g} ms to read, and worker processes "
             f"would help, but {reason:.200}. So the training process reads them, and training "
             "waits. Other ways: open files in __getitem__, draw from torch's global generator, "
-            f"or pass DataLoader(dataset, {self.batch_size}, shuffle=True, num_workers={cpus()})."
+            f"or pass DataLoader(dataset, {self.batch_size}, shuffle=True, num_workers={cpus()}), "
+            "where a generator of the Dataset's own would repeat itself in each worker."
         )
         return 0
 

@@ -293,6 +293,7 @@ def rehearse(model: Model, source: Source) -> None:
                 "argmax or comparison)."
             )
         meter = Meter(state.heads)
+        kept = [(metric, plain_state(metric)) for _, metric in meter.named_metrics]
         named = {"loss": loss} | (parts[0] if parts else {})
         try:
             meter.add(named, rows_of(x), outputs, y, w)
@@ -304,6 +305,23 @@ def rehearse(model: Model, source: Source) -> None:
                 f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}. "
                 "Expected a function (y_pred, y_true) -> tensor, or a name."
             ) from error
+        meter.reset()
+        for metric, before in kept:
+            after = plain_state(metric)
+            if gathered := [name for name in before if after.get(name) != before[name]]:
+                raise ValueError(
+                    f"the metric {metric.name} gathers in self.{gathered[0]}, which reset() leaves "
+                    "as it is, so that rows of earlier passes would count; expected "
+                    f"self.state[{gathered[0]!r}], which is emptied, or a reset(self) of its own "
+                    "that calls super().reset()."
+                )
+
+
+def plain_state(metric: Any) -> dict[str, float]:
+    """The numbers, and the lengths of lists, that a metric holds beside its ``state``."""
+    held = vars(metric).items()
+    return {name: len(v) if type(v) is list else v for name, v in held
+            if type(v) in (int, float, list)}  # fmt: skip
 
 
 def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:

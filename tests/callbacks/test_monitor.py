@@ -1,5 +1,6 @@
 """The entry that a callback watches: its direction, and that it is there."""
 
+import numpy as np
 import pytest
 
 from easydl.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, ReduceLROnPlateau
@@ -180,3 +181,9 @@ def test_check_monitors_waits_for_the_first_epoch_behind_a_callback_that_may_add
 def test_check_monitors_knows_the_learning_rate_that_a_callback_adds():
     rate = ReduceLROnPlateau("loss")
     check_monitors([rate, EarlyStopping("learning_rate", mode="min")], ["loss"])
+
+
+def test_an_entry_of_one_number_a_class_cannot_be_watched():
+    monitor = Monitor("EarlyStopping", "val_f1_score", "max")
+    with pytest.raises(ValueError, match=r"array of shape \(3,\).*average='macro'"):
+        monitor.read({"val_f1_score": np.zeros(3)})

@@ -473,6 +473,20 @@ def test_a_worker_that_is_killed_before_the_first_step_is_told_of_too(monkeypatc
     gc.collect()  # the other worker
 
 
+def test_a_connection_that_a_dead_worker_left_is_told_as_its_death():
+    class Gone:
+        num_workers = 2
+
+        def __iter__(self):
+            yield X[:4], Y[:4].astype("float32")
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    model = dl.Sequential([dl.Dense(1, input_dim=5)])
+    model.compile("sgd", "mse")
+    with pytest.raises(RuntimeError, match=r"batch 2 of epoch 1.*Expected worker processes"):
+        model.fit(Gone(), verbose=0)
+
+
 @pytest.mark.parametrize("where", ["forward", "compute_loss", "metric"])
 def test_a_worker_that_is_killed_is_not_taken_for_an_error_of_the_network(where):
     def die(*_, **options):

@@ -309,6 +309,33 @@ def test_a_metric_may_write_into_what_it_is_given():
     assert torch.equal(x, X) and torch.equal(y, X)
 
 
+class Counting(dl.metrics.Metric):
+    """Counts rows in an attribute of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.limit, self.seen = 0, 7, []
+
+    def update(self, y_pred, y_true, sample_weight=None):
+        self.rows += len(y_pred)
+
+    def result(self):
+        return float(self.rows)
+
+
+def test_a_metric_whose_own_counter_reset_does_not_know_is_refused():
+    model = binary_model()
+    model.compile("sgd", "binary_crossentropy", metrics=[Counting()])
+    with pytest.raises(ValueError, match=r"counting gathers in self.rows.*expected self.state"):
+        model.fit(X, Y, verbose=0)
+    Counting.reset = lambda self: setattr(self, "rows", 0)
+    try:
+        model.compile("sgd", "binary_crossentropy", metrics=[Counting()])
+        assert model.fit(X, Y, epochs=2, verbose=0).history["counting"] == [333, 333]
+    finally:
+        del Counting.reset
+
+
 def test_a_loss_that_counts_its_targets_keeps_them_where_outputs_are_large(monkeypatch):
     monkeypatch.setattr(meter, "LARGE", 0)
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
