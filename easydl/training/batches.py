@@ -100,7 +100,7 @@ def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
 
 
 def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
-    """Rows at a time where nothing is learnt: the widest layer works on 6 to 12 MB, if 32 do."""
+    """Rows at a time where nothing is learnt: 32 to 8,192, 6 to 12 MB in the widest layer."""
     if source.samples is None or source.samples <= fallback:
         return fallback
     return rows_that_fit(model, sum(math.prod(shape) for shape in shapes_of(source.peek()[0])))

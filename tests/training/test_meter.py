@@ -246,15 +246,15 @@ class Backwards(dl.metrics.Recall):
 def test_metrics_that_count_together_equal_each_alone(classes):
     """Precision, recall and F1 count once where they count the same, and only there."""
     kinds = [dl.metrics.Precision, dl.metrics.Recall, dl.metrics.F1Score]
-    averages = [None] if classes == 2 else ["macro", "weighted", "micro"]
-    made = [
-        (kind, {"average": average} | ({limit: value} if value and classes == 2 else {}))
-        for average in averages
-        for value in (None, 0.3)
-        for kind in kinds
-        for limit in ["threshold" if kind is dl.metrics.F1Score else "thresholds"]
-    ]
-    made += [(Backwards, {"average": averages[0]})]
+    if classes == 2:
+        limits = ["thresholds", "thresholds", "threshold"]
+        made = [(kind, {}) for kind in kinds]
+        made += [(kind, {limit: 0.3}) for kind, limit in zip(kinds, limits)]
+        made += [(Backwards, {})]
+    else:
+        averages = ["macro", "weighted", "micro"]
+        made = [(kind, {"average": average}) for average in averages for kind in kinds]
+        made += [(Backwards, {"average": "macro"})]
 
     def measured(chosen, weighted) -> dict[str, float]:
         dl.seed(0)
