@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from easydl.errors import check_between, look_up
 
 EPSILON = 1e-7  # Keras's fuzz factor, the bound of probabilities inside a logarithm
+NUMBERS_AT_ONCE = {"AVX512": 16, "AVX2": 8}  # of 32 bits, by the processor's instructions
 
 
 def _reduce(values: Tensor, reduction: str) -> Tensor:
@@ -294,16 +295,35 @@ class CategoricalCrossentropy(Loss):
             y_true = y_true.movedim(-1, 1) if y_true.is_floating_point() else y_true
         smoothing = self.label_smoothing
         if self.from_logits:
+            short = _short_rows(logits)
+            if short:
+                logits, y_true = logits.t().contiguous()[None], y_true.t()[None]
             if reduction == "mean":
                 return F.cross_entropy(logits, y_true, label_smoothing=smoothing)
             loss = F.cross_entropy(logits, y_true, reduction="none", label_smoothing=smoothing)
-            return _reduce(loss, reduction)
+            return _reduce(loss[0] if short else loss, reduction)
         # Clipped probabilities need no second normalisation.
         if not y_true.is_floating_point():
             y_true = F.one_hot(y_true, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
         if smoothing:
             y_true = y_true * (1 - smoothing) + smoothing / logits.shape[1]
         return _reduce(-(y_true * logits).sum(1), reduction)
+
+
+def _short_rows(logits: Tensor) -> bool:
+    """Whether torch is faster with the classes one below the other, to the same bits (2 to 4 ×).
+
+    Its kernel for rows takes those shorter than a vector register number by number. Training keeps
+    to it: few rows gain nothing.
+    """
+    return (
+        logits.dim() == 2
+        and not logits.requires_grad
+        and logits.device.type == "cpu"
+        and logits.dtype == torch.float32
+        and len(logits) >= 1000
+        and 1 < logits.shape[1] < NUMBERS_AT_ONCE.get(torch.backends.cpu.get_cpu_capability(), 0)
+    )
 
 
 class SparseCategoricalCrossentropy(CategoricalCrossentropy):

@@ -139,6 +139,25 @@ def test_crossentropy_from_logits_is_torchs_to_the_bit():
     assert torch.equal(loss(logits, targets), F.binary_cross_entropy_with_logits(logits, targets))
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_crossentropy_of_many_short_rows_is_torchs(monkeypatch, soft, smoothing):
+    """They are turned round, which torch does faster; not where a gradient is asked for."""
+    numbers = {torch.backends.cpu.get_cpu_capability(): 16}
+    monkeypatch.setattr(losses, "NUMBERS_AT_ONCE", numbers)
+    logits, target = torch.randn(1500, 10), torch.randint(10, (1500,))
+    target[7] = -100 if not soft else 0
+    target = F.one_hot(target, 10).float().lerp(torch.full((), 0.1), 0.2) if soft else target
+    loss = losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    for reduction in ("mean", "none"):
+        expected = F.cross_entropy(logits, target, reduction=reduction, label_smoothing=smoothing)
+        torch.testing.assert_close(loss(logits, target, reduction), expected, rtol=1e-6, atol=1e-6)
+    followed = logits.clone().requires_grad_()
+    assert losses._short_rows(logits) and not losses._short_rows(followed)
+    for other in (logits.double(), logits[:999], torch.randn(1500, 16), logits[0]):
+        assert not losses._short_rows(other)
+
+
 OF_ROWS = ("cosine_similarity", "categorical", "sparse")  # which need several numbers a row
 
 # -- one contract for every loss -------------------------------------------------------------------

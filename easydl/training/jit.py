@@ -48,6 +48,7 @@ UPDATES: dict[type, tuple[Callable, tuple[str, ...]]] = {
     optim.NAdam: (nadam.nadam, ("exp_avg", "exp_avg_sq", "mu_product", "step")),
     optim.RAdam: (radam.radam, ("exp_avg", "exp_avg_sq", "step")),
 }
+COPY = torch.ops.aten.copy_.default
 KEPT = ("flags", "trained", "size", "work", "together", "eager")  # in a checkpoint
 SMALL = 1e7  # multiply-adds of a step: above, the cost of a call tells little, compiling as much
 
@@ -73,6 +74,59 @@ class PowersOnce(CustomGraphPass):
 
     def uuid(self) -> str:
         return "easydl.training.jit.PowersOnce 1"  # torch's cache of compiled code asks for it
+
+
+@torch.library.custom_op("easydl::stays", mutates_args=())
+def stays(value: Tensor, name: str) -> Tensor:
+    """A mark in the graph: this is what ``name``, a weight or a moment, is after an update."""
+    return value.clone()
+
+
+@stays.register_fake
+def _(value: Tensor, name: str) -> Tensor:
+    return torch.empty_like(value)
+
+
+class InPlace(CustomGraphPass):
+    """Writes what ``stays`` marks over what was there, after every step instead of the last.
+
+    Left alone, inductor keeps each step's weights and gradients in memory of their own and computes
+    the moments of all earlier steps again. What is read once more after a step stays as it is.
+    """
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        marks = graph.find_nodes(op="call_function", target=torch.ops.easydl.stays.default)
+        order = {node: number for number, node in enumerate(graph.nodes)}
+        first = {mark.args[1]: mark for mark in reversed(marks)}
+        final = {mark.args[1]: mark for mark in marks}
+        places = {}
+        for name, mark in final.items():
+            for user in mark.users:
+                place = user.args[0]
+                if user.target is COPY and place.op == "placeholder":
+                    last = max(order[reader] for reader in readers(place) if reader is not user)
+                    if last < order[first[name]]:
+                        places[name] = place
+        for mark in marks:
+            value, name = mark.args
+            if name in places and mark is not final[name]:
+                with graph.inserting_before(mark):
+                    written = graph.call_function(COPY, (places[name], value))
+                written.meta = dict(mark.meta)
+                value = written
+            mark.replace_all_uses_with(value)
+            graph.erase_node(mark)
+
+    def uuid(self) -> str:
+        return "easydl.training.jit.InPlace 1"
+
+
+def readers(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
+    """What reads a tensor's memory: its users, and those of its views."""
+    for user in node.users:
+        yield user
+        if getattr(user.target, "is_view", False):
+            yield from readers(user)
 
 
 class Objective(nn.Module):
@@ -112,6 +166,8 @@ class Jit:
             "fallback_random": True,
             "cpp_wrapper": model._compiled.device.type == "cpu",
             "post_grad_custom_pre_pass": PowersOnce(),
+            "post_grad_custom_post_pass": InPlace(),
+            "reorder_for_locality": False,  # would read weights later than written
         }
         compiled: Any = torch.compile(run, fullgraph=True, dynamic=False, options=options)
         self.compiled = functools.partial(compiled, self)
@@ -243,7 +299,7 @@ class Jit:
         """Everything that a step reads and changes, by the parameters' names."""
         optimizer = self.model._compiled.optimizer
         keys = UPDATES[type(optimizer)][1]
-        fixed = {name: p.detach() for name, p in self.objective.named_parameters()}
+        fixed = {name: p.detach() for p, name in self.names.items()}
         trained = {name: fixed.pop(name) for name in self.trained}
         kept = {
             name: {k: optimizer.state[p][k] for k in keys if k in optimizer.state[p]}
@@ -330,6 +386,11 @@ class Jit:
                     if self.names[parameter] in trained:
                         weight = trained[self.names[parameter]]
                         weight.copy_(constraint(weight))
+                for name, weight in trained.items():
+                    weight.copy_(stays(weight, name))
+                    for key, value in kept[name].items():
+                        if key != "step":  # which is another tensor here
+                            value.copy_(stays(value, f"{name}/{key}"))
         for name, step in steps.items():
             step.copy_(kept[name]["step"])
         return (

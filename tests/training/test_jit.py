@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn, optim
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.fx_passes.post_grad import remove_noop_ops, reorder_for_locality
 
 import easydl as dl
-from easydl.training.jit import PowersOnce, joined
+from easydl.training.jit import COPY, InPlace, PowersOnce, joined
 
 N, CLASSES = 43, 3  # with batches of 4: ten full ones and one of three rows
 X = torch.linspace(-2, 2, N * 5).sin().reshape(N, 5)
@@ -32,6 +36,39 @@ def untraced(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compiler)
     return functions
+
+
+@pytest.fixture(params=[False, True], ids=["in order", "reordered"])
+def in_place(request, monkeypatch):
+    """The graph that inductor is given, after ``InPlace`` and run as it is; how much was written.
+
+    Reordered, as inductor does by default, a weight may be read after it was written.
+    """
+    written = []
+
+    def inductor(module, inputs):
+        graph = module.graph
+        remove_noop_ops(graph)
+        if request.param:
+            reorder_for_locality(graph)
+        before = len(graph.find_nodes(op="call_function", target=COPY))
+        InPlace()(graph)
+        written.append(len(graph.find_nodes(op="call_function", target=COPY)) - before)
+        module.recompile()
+        return make_boxed_func(module.forward)
+
+    backend = aot_autograd(
+        fw_compiler=inductor,
+        decompositions=select_decomp_table(),
+        keep_inference_input_mutations=True,
+    )
+
+    def compiler(function, options, **named):
+        return torch._dynamo.optimize(backend, nopython=True, dynamic=False)(function)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    torch.set_num_threads(1)
+    return written
 
 
 def network():
@@ -102,6 +139,42 @@ def test_jit_every_optimizer(traced, name):
     model = same(traced, small, compiling={"optimizer": OPTIMIZERS[name]})
     assert len(traced) == 1  # neither the ragged batch nor the next epochs compile again
     assert model.optimizer.param_groups[0]["params"][0] is next(model.parameters())
+
+
+def penalised():
+    """A penalty that changes much within a call, and that nothing but the reported loss reads."""
+    return dl.Sequential([dl.Dense(CLASSES, "softmax", kernel_regularizer=dl.regularizers.L2(0.5))])
+
+
+@pytest.mark.parametrize("make", [small, penalised])
+def test_jit_writes_every_step_where_the_last_was(request, in_place, make):
+    same(in_place, make, steps=3, compiling={"optimizer": OPTIMIZERS["momentum"]})
+    penalty_last = make is penalised and "reordered" in request.node.name  # it reads the kernel
+    assert in_place == [6 if penalty_last else 8]  # weights and momenta after steps 1 and 2
+
+
+def test_what_a_view_reads_later_is_not_written_before():
+    graph, aten, stays = torch.fx.Graph(), torch.ops.aten, torch.ops.easydl.stays.default
+    weight = graph.placeholder("weight")
+    turned = graph.call_function(aten.t.default, (weight,))
+    more = graph.call_function(aten.add.Tensor, (weight, 1.0))
+    first = graph.call_function(stays, (more, "weight"))
+    double = graph.call_function(aten.mul.Tensor, (first, 2.0))
+    second = graph.call_function(stays, (double, "weight"))
+    total = graph.call_function(aten.sum.default, (turned,))
+    graph.call_function(COPY, (weight, second))
+    graph.output(total)
+    InPlace()(graph)
+    tensor = torch.ones(2, 2)
+    assert torch.fx.GraphModule(nn.Module(), graph)(tensor) == 4
+    assert tensor.tolist() == [[4, 4], [4, 4]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_jit_writes_every_step_in_place_by_every_optimizer(in_place, name):
+    same(in_place, small, steps=3, compiling={"optimizer": OPTIMIZERS[name]})
+    assert in_place[0] >= 4
 
 
 @pytest.mark.parametrize(
