@@ -41,7 +41,8 @@ class Metric:
     Attributes:
         name: the key in the history.
         state: the sums so far, by name; ``reset`` empties it.
-        by_rank: whether only the order of a row's outputs counts, which a softmax leaves.
+        by_rank: whether only the order of a row's outputs counts, which a softmax leaves; not
+            inherited.
 
     Example:
         >>> class LargestError(Metric):
@@ -828,7 +829,7 @@ def get(spec: Any) -> Metric:
 
     Raises:
         ValueError: for an unknown name, with the nearest one.
-        TypeError: for anything that cannot be a metric.
+        TypeError: for anything that cannot be a metric, or was not initialised.
 
     Example:
         >>> get("acc").name, type(get("acc")).__name__
@@ -837,6 +838,12 @@ def get(spec: Any) -> Metric:
     if isinstance(spec, str):
         return look_up("metric", spec, NAMES)(name=spec)
     if isinstance(spec, Metric):
+        if not hasattr(spec, "state"):
+            kind = type(spec).__name__
+            raise TypeError(
+                f"the metric {kind} has neither name nor state; expected {kind}.__init__ to begin "
+                "with super().__init__()."
+            )
         return spec
     if isinstance(spec, type):
         if issubclass(spec, Metric):

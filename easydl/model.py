@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from easydl import saving
+from easydl.activations import can_be_left_out
 from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
@@ -859,7 +860,7 @@ class Model(nn.Module):
         plain = type(network) is nn.Sequential and not network._forward_hooks
         if plain and len(network) and type(self).forward is Model.forward:  # type: ignore[arg-type]
             last = network[-1]  # type: ignore[index]
-            return last if isinstance(last, (nn.Softmax, nn.Sigmoid)) else None
+            return last if can_be_left_out(last) else None
         return None
 
     def final_module(self) -> nn.Module | None:

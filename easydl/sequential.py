@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from easydl.activations import can_be_left_out
 from easydl.errors import short_traceback
 from easydl.layers.base import build, channels_last, check_chain, output_shape
 from easydl.layers.input import Input as Input
@@ -105,7 +106,7 @@ class Sequential(Model):
         last = layers.pop() if logits else None
         for layer in layers:
             x = layer(x)  # type: ignore[misc]
-        if last is None or isinstance(last, (nn.Softmax, nn.Sigmoid)):
+        if last is None or can_be_left_out(last):
             return x
         return last(x, logits=True)
 
@@ -168,10 +169,10 @@ class Sequential(Model):
         last = self.final_module()
         if isinstance(last, Sequential):
             return last.final_activation()
-        if isinstance(last, (nn.Softmax, nn.Sigmoid)):
+        if can_be_left_out(last):
             return last
         activation = getattr(last, "activation", None)
-        if isinstance(activation, (nn.Softmax, nn.Sigmoid)) and last is not None:
+        if can_be_left_out(activation) and last is not None:
             if "logits" in inspect.signature(last.forward).parameters:
                 return activation
         return None

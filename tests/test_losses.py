@@ -142,9 +142,8 @@ def test_crossentropy_from_logits_is_torchs_to_the_bit():
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_crossentropy_of_many_short_rows_is_torchs(monkeypatch, soft, smoothing):
-    """They are turned round, which torch does faster; not where a gradient is asked for."""
-    numbers = {torch.backends.cpu.get_cpu_capability(): 16}
-    monkeypatch.setattr(losses, "NUMBERS_AT_ONCE", numbers)
+    """They are turned round, which torch does faster; not where a gradient is wanted."""
+    monkeypatch.setattr(losses, "NUMBERS_AT_ONCE", 16)  # on every processor
     logits, target = torch.randn(1500, 10), torch.randint(10, (1500,))
     target[7] = -100 if not soft else 0
     target = F.one_hot(target, 10).float().lerp(torch.full((), 0.1), 0.2) if soft else target
@@ -153,9 +152,65 @@ def test_crossentropy_of_many_short_rows_is_torchs(monkeypatch, soft, smoothing)
         expected = F.cross_entropy(logits, target, reduction=reduction, label_smoothing=smoothing)
         torch.testing.assert_close(loss(logits, target, reduction), expected, rtol=1e-6, atol=1e-6)
     followed = logits.clone().requires_grad_()
-    assert losses._short_rows(logits) and not losses._short_rows(followed)
+    assert losses._short_rows(logits, target) and not losses._short_rows(followed, target)
     for other in (logits.double(), logits[:999], torch.randn(1500, 16), logits[0]):
-        assert not losses._short_rows(other)
+        assert not losses._short_rows(other, target[: len(other)])
+    assert not losses._short_rows(logits, target.to(torch.uint8))
+
+
+class Doubled(losses.CategoricalCrossentropy):
+    def __call__(self, y_pred, y_true, reduction="mean"):
+        return 2 * super().__call__(y_pred, y_true, reduction)
+
+
+class DoubledBinary(losses.BinaryCrossentropy):
+    def __call__(self, y_pred, y_true, reduction="mean"):
+        return 2 * super().__call__(y_pred, y_true, reduction)
+
+
+@pytest.mark.parametrize(
+    "loss, name, units, last",
+    [
+        (Doubled(), "sparse_categorical_crossentropy", 2, "softmax"),
+        (Doubled(), "sparse_categorical_crossentropy", 2, None),
+        (DoubledBinary(), "binary_crossentropy", 1, "sigmoid"),
+        (DoubledBinary(), "binary_crossentropy", 1, None),
+    ],
+)
+def test_a_crossentropy_with_a_formula_of_its_own_keeps_it(loss, name, units, last):
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    model = dl.Sequential([dl.Dense(units, last, input_dim=3)])
+    found = []
+    for spec in (loss, name):
+        model.compile("sgd", spec)
+        found.append(model.evaluate(x, y, verbose=0))
+    assert found[0] == pytest.approx(2 * found[1], rel=1e-5)
+
+
+class Cooler(nn.Softmax):
+    def forward(self, x):
+        return super().forward(x / 5)
+
+
+@pytest.mark.parametrize("network", ["layer", "activation", "torch"])
+def test_a_last_softmax_with_a_formula_of_its_own_keeps_it(network):
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    model = {
+        "layer": lambda: dl.Sequential([dl.Dense(2, input_dim=3), Cooler(1)]),
+        "activation": lambda: dl.Sequential([dl.Dense(2, Cooler(1), input_dim=3)]),
+        "torch": lambda: dl.Model(nn.Sequential(nn.Linear(3, 2), Cooler(1))),
+    }[network]()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    loss = model.evaluate(x, y, verbose=0)
+    with torch.no_grad():
+        assert loss == pytest.approx(float(F.nll_loss(model(x).log(), y)), rel=1e-5)
+
+
+def test_messages_name_the_crossentropy_that_was_given():
+    model = dl.Sequential([dl.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="sparse_categorical_crossentropy expects whole class"):
+        model.fit(torch.randn(4, 3), torch.tensor([0.5, 1, 0, 1]), verbose=0)
 
 
 OF_ROWS = ("cosine_similarity", "categorical", "sparse")  # which need several numbers a row

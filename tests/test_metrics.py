@@ -779,3 +779,27 @@ def test_one_unit_at_every_step_is_binary():
     metric = dl.metrics.Accuracy()
     metric.update(predicted, torch.tensor([[[0], [1], [0]], [[0], [1], [1]]]))
     assert metric.result() == pytest.approx(4 / 6)
+
+
+class Sure(metrics.Accuracy):
+    def update(self, y_pred, y_true, sample_weight=None):
+        self._take(y_pred.amax(1) > 0.6, sample_weight)
+
+
+def test_a_subclass_of_a_metric_that_ranks_sees_probabilities():
+    x, y = torch.randn(64, 3), torch.arange(64) % 2
+    model = dl.Sequential([dl.Dense(2, "softmax", input_dim=3)])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[Sure()])
+    measured = model.evaluate(x, y, verbose=0, return_dict=True)["sure"]
+    with torch.no_grad():
+        assert measured == pytest.approx(float((model(x).amax(1) > 0.6).float().mean()))
+
+
+class Forgetful(metrics.Metric):
+    def __init__(self):
+        self.margin = 0.1
+
+
+def test_a_metric_that_was_not_initialised_says_what_to_write():
+    with pytest.raises(TypeError, match=r"Forgetful.__init__ to begin with super\(\).__init__\(\)"):
+        dl.Sequential([dl.Dense(2)]).compile("sgd", "mse", metrics=[Forgetful()])

@@ -314,9 +314,15 @@ def is_scalar(value: Any) -> bool:
 
 
 def undone_by(loss: Any, ending: str) -> bool:
-    """Whether the loss itself has the last softmax or sigmoid, and so can work on the logits."""
-    own = {"categorical": "softmax", "binary": "sigmoid"}.get(getattr(loss, "crossentropy", ""))
-    return own == ending and not loss.from_logits
+    """Whether the loss itself has the last softmax or sigmoid, and so can work on the logits.
+
+    A subclass with a formula of its own is given probabilities, as in Keras.
+    """
+    formulas = {
+        losses.CategoricalCrossentropy.__call__: "softmax",
+        losses.BinaryCrossentropy.__call__: "sigmoid",
+    }
+    return formulas.get(type(loss).__call__) == ending and not loss.from_logits
 
 
 def describe(tree: Tree) -> tuple:

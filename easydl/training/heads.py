@@ -6,6 +6,7 @@ last activation, loss and targets is found then, and what has one meaning is set
 
 from __future__ import annotations
 
+import copy
 from math import inf
 from typing import Any
 
@@ -223,7 +224,7 @@ class Head:
     def measured(self, output: Tensor) -> Tensor:
         """The predictions for the metrics; a softmax that none of them would see is left out."""
         if isinstance(self.to_predictions, nn.Softmax) and all(
-            metric.by_rank for _, metric in self.metrics + self.weighted_metrics
+            ranks_only(metric) for _, metric in self.metrics + self.weighted_metrics
         ):
             output = output.float()
             return output.movedim(1, -1) if self.class_axis == 1 and output.dim() > 2 else output
@@ -533,15 +534,21 @@ class Head:
         return None
 
 
+def ranks_only(metric: Metric) -> bool:
+    """Whether a softmax changes nothing for it; a subclass says so itself or sees probabilities."""
+    kind = type(metric)
+    return metric.by_rank and (kind.__module__ == Metric.__module__ or "by_rank" in vars(kind))
+
+
 def _choose_form(loss: Any, ending: str | None, activation: nn.Module | None) -> Any:
     """A crossentropy by name in the form that fits what the network ends in."""
     if getattr(loss, "crossentropy", None) is None or loss.from_logits:
         return loss
     if activation is None and ending in PROBABILITIES:
         return loss  # probabilities that cannot be undone: the clipped logarithm
-    if loss.crossentropy == "categorical":
-        return losses.CategoricalCrossentropy(True, loss.label_smoothing)
-    return losses.BinaryCrossentropy(True, loss.label_smoothing)
+    loss = copy.copy(loss)
+    loss.from_logits, loss.options = True, loss.options | {"from_logits": True}
+    return loss
 
 
 def check_activation(

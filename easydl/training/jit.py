@@ -14,6 +14,7 @@ import functools
 import inspect
 import itertools
 import math
+import operator
 import time
 import types
 import warnings
@@ -95,37 +96,38 @@ class InPlace(CustomGraphPass):
     """
 
     def __call__(self, graph: torch.fx.Graph) -> None:
-        marks = graph.find_nodes(op="call_function", target=torch.ops.easydl.stays.default)
         order = {node: number for number, node in enumerate(graph.nodes)}
-        first = {mark.args[1]: mark for mark in reversed(marks)}
-        final = {mark.args[1]: mark for mark in marks}
-        places = {}
-        for name, mark in final.items():
-            for user in mark.users:
-                place = user.args[0]
-                if user.target is COPY and place.op == "placeholder":
-                    last = max(order[reader] for reader in readers(place) if reader is not user)
-                    if last < order[first[name]]:
-                        places[name] = place
-        for mark in marks:
-            value, name = mark.args
-            if name in places and mark is not final[name]:
-                with graph.inserting_before(mark):
-                    written = graph.call_function(COPY, (places[name], value))
-                written.meta = dict(mark.meta)
-                value = written
-            mark.replace_all_uses_with(value)
-            graph.erase_node(mark)
+        after: dict[Any, list[Any]] = {}  # each update, by the name of what it changed
+        for mark in graph.find_nodes(op="call_function", target=torch.ops.easydl.stays.default):
+            after.setdefault(mark.args[1], []).append(mark)
+        for marks in after.values():
+            end = next((user for user in marks[-1].users if user.target is COPY), None)
+            place: Any = None if end is None else end.args[0]
+            writes = place is not None and place.op == "placeholder"
+            if writes:
+                writes = all(
+                    order[reader] < order[mark] or reader in (mark, end)
+                    for known, mark in zip([place, *marks], marks)
+                    for reader in readers(known)
+                )
+            for mark in marks:
+                value = mark.args[0]
+                if writes and mark is not marks[-1]:
+                    with graph.inserting_before(mark):
+                        value = graph.call_function(COPY, (place, value))
+                    value.meta = dict(mark.meta)
+                mark.replace_all_uses_with(value)
+                graph.erase_node(mark)
 
     def uuid(self) -> str:
-        return "easydl.training.jit.InPlace 1"
+        return "easydl.training.jit.InPlace 2"
 
 
-def readers(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
+def readers(node: Any) -> Iterator[Any]:
     """What reads a tensor's memory: its users, and those of its views."""
     for user in node.users:
         yield user
-        if getattr(user.target, "is_view", False):
+        if getattr(user.target, "is_view", user.target is operator.getitem):
             yield from readers(user)
 
 
@@ -167,7 +169,7 @@ class Jit:
             "cpp_wrapper": model._compiled.device.type == "cpu",
             "post_grad_custom_pre_pass": PowersOnce(),
             "post_grad_custom_post_pass": InPlace(),
-            "reorder_for_locality": False,  # would read weights later than written
+            "reorder_for_locality": False,  # what is read late cannot be written in place
         }
         compiled: Any = torch.compile(run, fullgraph=True, dynamic=False, options=options)
         self.compiled = functools.partial(compiled, self)
@@ -302,7 +304,7 @@ class Jit:
         fixed = {name: p.detach() for p, name in self.names.items()}
         trained = {name: fixed.pop(name) for name in self.trained}
         kept = {
-            name: {k: optimizer.state[p][k] for k in keys if k in optimizer.state[p]}
+            name: {k: v for k in keys if (v := optimizer.state[p].get(k)) is not None}
             for p, name in self.names.items()
             if name in trained
         }

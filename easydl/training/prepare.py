@@ -303,7 +303,8 @@ def rehearse(model: Model, source: Source) -> None:
                 raise
             raise ValueError(
                 f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}. "
-                "Expected a function (y_pred, y_true) -> tensor, or a name."
+                "Expected a function (y_pred, y_true) -> tensor, a name, or a Metric with "
+                "update(self, y_pred, y_true, sample_weight=None)."
             ) from error
         meter.reset()
         for metric, before in kept:
