@@ -97,12 +97,6 @@ def get(spec: Any, *, axis: int = -1) -> nn.Module | None:
     return module
 
 
-def can_be_left_out(module: Any) -> bool:
-    """Whether this is a softmax or sigmoid that a loss may do itself: no formula of the user's."""
-    known = isinstance(module, (nn.Softmax, nn.Sigmoid))
-    return known and type(module).forward.__module__.startswith(("torch.", "easydl."))
-
-
 def traced(function: Callable[..., Any], **parts: Any) -> fx.GraphModule:
     """A plain torch module that computes ``function(x, **parts)`` and needs no easydl.
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from easydl import saving
-from easydl.activations import can_be_left_out
 from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
@@ -31,7 +30,7 @@ from easydl.errors import (
     short_traceback,
     warn_user,
 )
-from easydl.layers.base import first_weight, keep_activities
+from easydl.layers.base import can_be_left_out, first_weight, keep_activities
 from easydl.training import groups, prepare
 from easydl.training.batches import cut_for_a_pass, hold_out, needs_two_rows
 from easydl.training.class_weight import apply_class_weight

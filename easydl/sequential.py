@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from easydl.activations import can_be_left_out
 from easydl.errors import short_traceback
-from easydl.layers.base import build, channels_last, check_chain, output_shape
+from easydl.layers.base import build, can_be_left_out, channels_last, check_chain, output_shape
 from easydl.layers.input import Input as Input
 from easydl.model import Model, sample_shape
 

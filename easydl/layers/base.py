@@ -201,6 +201,12 @@ def prepare(layer: Any, x: Tensor) -> None:
         layer.build((None, *x.shape[1:]))
 
 
+def can_be_left_out(module: Any) -> bool:
+    """Whether this is a softmax or sigmoid that a loss may do itself: no formula of the user's."""
+    known = isinstance(module, (nn.Softmax, nn.Sigmoid))
+    return known and type(module).forward.__module__.startswith(("torch.", "easydl."))
+
+
 def activate(layer: Any, y: Tensor, logits: bool) -> Tensor:
     """The layer's activation of ``y``, or ``y`` when the logits are asked for."""
     return y if logits or layer.activation is None else layer.activation(y)
