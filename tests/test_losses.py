@@ -206,6 +206,16 @@ def test_a_last_softmax_with_a_formula_of_its_own_keeps_it(network):
         assert loss == pytest.approx(float(F.nll_loss(model(x).log(), y)), rel=1e-5)
 
 
+def test_a_hook_on_the_last_softmax_keeps_its_say():
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    model = dl.Sequential([dl.Dense(2, input_dim=3), dl.layers.Softmax()])
+    model.layers[1].register_forward_hook(lambda module, x, y: (y * 3).softmax(1))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with torch.no_grad():
+        expected = F.nll_loss(model(x).log(), y)
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_messages_name_the_crossentropy_that_was_given():
     model = dl.Sequential([dl.Dense(2, "softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy")

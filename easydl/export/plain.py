@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from easydl.layers.base import plain
+from easydl.layers.base import check_is_plain, plain
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -24,8 +24,9 @@ def to_torch(model: Model) -> nn.Module:
     """
     if has_own_forward(model):
         raise ValueError(
-            f"{type(model).__name__} has its own forward, which only its class can run; expected a "
-            "Sequential or Model(network). Its layers convert one by one: layer.to_torch()."
+            f"{type(model).__name__} has its own forward or __call__, which only its class can "
+            "run; expected a Sequential or Model(network). Its layers convert one by one: "
+            "layer.to_torch()."
         )
     if not model.is_built:
         raise ValueError(
@@ -40,6 +41,8 @@ def has_own_forward(model: Model) -> bool:
     from easydl.sequential import Sequential
 
     forward = type(model).forward
+    if type(model).__call__ is not nn.Module.__call__:
+        return True
     if forward is Sequential.forward:
         return False
     return forward is not Model.forward or model.network is None
@@ -62,6 +65,7 @@ def _convert(module: Any) -> nn.Module:
             continue
         activation = getattr(layer, "activation", None)
         if hasattr(layer, "to_torch") and isinstance(activation, nn.Module):
+            check_is_plain(layer)
             parts[name] = layer.to_torch()
             parts[f"{name}_activation"] = plain(activation)
         else:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter, UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
 
 from easydl import activations, constraints, initializers, regularizers
 from easydl.activations import traced as traced
@@ -203,8 +204,15 @@ def prepare(layer: Any, x: Tensor) -> None:
 
 def can_be_left_out(module: Any) -> bool:
     """Whether this is a softmax or sigmoid that a loss may do itself: no formula of the user's."""
-    known = isinstance(module, (nn.Softmax, nn.Sigmoid))
+    known = isinstance(module, (nn.Softmax, nn.Sigmoid)) and not own_hooks(module)
     return known and type(module).forward.__module__.startswith(("torch.", "easydl."))
+
+
+def own_hooks(module: nn.Module) -> list[Any]:
+    """The forward hooks that are not easydl's own."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    functions = [getattr(hook, "func", hook) for hook in hooks]
+    return [f for f in functions if not str(f.__module__).startswith("easydl.")]
 
 
 def activate(layer: Any, y: Tensor, logits: bool) -> Tensor:
@@ -445,9 +453,37 @@ def copy_values(layer: nn.Module, module: Any) -> Any:
     return module.train(layer.training)
 
 
+def check_is_plain(layer: nn.Module) -> None:
+    """Refuse what a twin, made of a layer's class and arguments, would not compute.
+
+    Raises:
+        ValueError: a formula in a subclass or in the object, hooks, pruned or parametrized weights.
+    """
+    from easydl.layers.custom import Layer
+    from easydl.model import Model
+
+    kind = type(layer)
+    owner: Any = next((cls for cls in kind.__mro__ if "to_torch" in vars(cls)), kind)
+    converts_itself = kind.__module__.startswith("easydl.") or isinstance(layer, (Layer, Model))
+    same = (kind.forward, kind.__call__) == (owner.forward, owner.__call__)
+    if own_hooks(layer) or is_parametrized(layer):
+        what = "hooks or parametrizations"
+    elif "forward" in vars(layer):
+        what = "a forward that was set"
+    elif not (same or converts_itself):
+        what = "a formula of its own"
+    else:
+        return
+    raise ValueError(
+        f"{label(layer)} has {what}, which a plain torch layer would not have; expected none. For "
+        f"a formula write to_torch(self) in {kind.__name__}, or the layer as an nn.Module."
+    )
+
+
 def plain(layer: nn.Module) -> nn.Module:
     """``layer`` with its activation as torch modules that need no easydl; values are copied."""
     if hasattr(layer, "to_torch"):
+        check_is_plain(layer)
         module: nn.Module = layer.to_torch()  # type: ignore[operator]
         activation = getattr(layer, "activation", None)
         if isinstance(module, nn.Identity):  # an Activation layer

@@ -249,7 +249,8 @@ class Compiled:
         loss, outputs = result[:2]
         parts = {"loss": loss}
         if len(result) == 3:
-            parts |= result[2]
+            # Copies: a view of a weight would be read after the weight has moved.
+            parts |= {name: value.detach().clone() for name, value in result[2].items()}
         return loss, outputs, parts
 
 

@@ -160,6 +160,7 @@ class Jit:
         self.names: dict[nn.Parameter, str] = {}
         self.together = 1
         self.eager = False
+        self.replaced = ""  # a buffer that a step put another tensor in the place of
         self.looking = False  # amid the eager steps that tell what can be compiled
         self.ready: Any = None
         # A code object of its own, because torch counts recompilations by code object.
@@ -214,9 +215,12 @@ class Jit:
     def _first_step(self, model: Model, x: Any, y: Any, w: Any) -> tuple[dict[str, Tensor], Any]:
         """An eager step that counts its multiply-adds."""
         self.size = rows_of(x)
+        before = dict(self.objective.named_buffers())
         with FlopCounterMode(display=False) as counter:
             result = train_step(model, x, y, w)
         self.work = counter.get_total_flops() / 2
+        after = dict(self.objective.named_buffers())
+        self.replaced = next((name for name in before if after.get(name) is not before[name]), "")
         return result
 
     def _look(self, steps: int | None) -> None:
@@ -242,6 +246,9 @@ class Jit:
             return f"{type(state.optimizer).__name__} has no compiled form"
         if is_watched(state.optimizer):
             return "the optimizer has hooks"
+        if self.replaced:
+            name = self.replaced.removeprefix("model.")
+            return f"the buffer {name} is assigned anew in a step, expected {name}.copy_(…)"
         if state.scaler.is_enabled():
             return "precision='float16' may skip steps"
         if len(state.heads) > 1 and any(head.counts_by_target for head in state.heads):

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import easydl as dl
 
@@ -210,6 +211,59 @@ class OwnScale(dl.Model):
 def test_to_torch_refuses_code_that_only_its_class_has(make):
     with pytest.raises(ValueError, match=r"Own\w+ has its own forward.*layer\.to_torch\(\)"):
         make().to_torch()
+
+
+class Louder(dl.Dense):
+    def forward(self, x, logits=False):
+        return super().forward(x, logits) * 2
+
+
+class LouderCall(dl.Dropout):
+    def __call__(self, x):
+        return super().__call__(x) * 2
+
+
+class LouderModel(dl.Sequential):
+    def __call__(self, x):
+        return super().__call__(x) * 2
+
+
+class LouderLayer(dl.layers.Layer):
+    def forward(self, x):
+        return x * 2
+
+
+def changed(change):
+    model = mlp()
+    change(model.layers[0])
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: dl.Sequential([Louder(3, input_dim=4)]),
+        lambda: dl.Model(nn.Sequential(nn.Linear(4, 4), Louder(3, input_dim=4))),
+        lambda: dl.Sequential([dl.Dense(3, input_dim=4), LouderCall(0.5)]),
+        lambda: LouderModel([dl.Dense(3, input_dim=4)]),
+        lambda: changed(lambda layer: layer.register_forward_hook(lambda m, x, y: y * 3)),
+        lambda: changed(lambda layer: setattr(layer, "forward", lambda x, logits=False: x * 3)),
+        lambda: changed(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
+        lambda: changed(nn.utils.parametrizations.weight_norm),
+    ],
+    ids=["forward", "inside", "call", "model", "hook", "set", "pruned", "weight norm"],
+)
+def test_to_torch_refuses_what_a_twin_would_not_compute(make):
+    model = make()
+    model.build((4,))
+    with pytest.raises(ValueError, match=r"formula of its own|hooks or par|was set|own forward"):
+        model.to_torch()
+
+
+def test_to_torch_keeps_the_formula_of_a_layer_of_ones_own():
+    model = dl.Sequential([dl.Dense(3, input_dim=4), LouderLayer()])
+    with torch.no_grad():
+        assert torch.equal(model.to_torch()(X), model.layers[0](X) * 2)
 
 
 RUN = """

@@ -116,3 +116,23 @@ def test_pictures_are_laid_out_channels_last_before_the_optimizer_has_state(tmp_
     ready = torch.optim.Adagrad(other.parameters())
     dl.Model(other).compile(ready, "mse")
     assert other[0].weight.is_contiguous()  # as the state that its optimizer already has
+
+
+class Watched(dl.Model):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * self.weight
+
+    def compute_loss(self, x, y, sample_weight=None):
+        outputs = self(x)
+        return outputs.sum(), outputs, {"first": self.weight[0]}
+
+
+def test_a_part_that_is_a_view_of_a_weight_is_what_it_was_before_the_step():
+    model = Watched()
+    model.compile("sgd")
+    history = model.fit(torch.ones(4, 3), batch_size=4, verbose=0).history
+    assert history["first"] == [1.0]

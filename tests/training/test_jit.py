@@ -420,6 +420,20 @@ class Lengthy(nn.Module):
         return x * 2 if x.sum().item() > 0 else x
 
 
+class Averaging(dl.Model):
+    """Puts another tensor in a buffer's place, which ``functional_call`` would lose."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, CLASSES)
+        self.register_buffer("mean", torch.zeros(5))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.linear(x - self.mean)
+
+
 class Own(optim.SGD):
     """An optimizer that no table knows."""
 
@@ -440,8 +454,9 @@ class Own(optim.SGD):
             },
             "moves the momentum",
         ),
+        (Averaging, {}, r"mean is assigned anew in a step, expected mean.copy_"),
     ],
-    ids=["reads a number", "own optimizer", "float16", "momentum"],
+    ids=["reads a number", "own optimizer", "float16", "momentum", "buffer"],
 )
 def test_jit_falls_back_aloud_and_equal_to_the_bit(traced, make, compiling, reason):
     eager, expected = fitted(make, compiling=copy.deepcopy(compiling))
