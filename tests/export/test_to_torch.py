@@ -248,7 +248,9 @@ def changed(change):
         lambda: dl.Sequential([dl.Dense(3, input_dim=4), LouderCall(0.5)]),
         lambda: LouderModel([dl.Dense(3, input_dim=4)]),
         lambda: changed(lambda layer: layer.register_forward_hook(lambda m, x, y: y * 3)),
-        lambda: changed(lambda layer: setattr(layer, "forward", lambda x, logits=False: x * 3)),
+        lambda: changed(
+            lambda layer: setattr(layer, "forward", lambda x, logits=False: x.repeat(1, 2))
+        ),
         lambda: changed(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
         lambda: changed(nn.utils.parametrizations.weight_norm),
     ],
