@@ -29,7 +29,20 @@ def one_thread():
 
 
 @pytest.fixture
-def traced(monkeypatch):
+def compile_by(monkeypatch):
+    """``torch.compile`` by a backend of one's own."""
+
+    def use(backend):
+        def compiler(function, options, **named):
+            return torch._dynamo.optimize(backend, nopython=True, dynamic=False)(function)
+
+        monkeypatch.setattr(torch, "compile", compiler)
+
+    return use
+
+
+@pytest.fixture
+def traced(compile_by):
     """Steps made one graph by torch, which runs it as it is: inductor takes seconds for each.
 
     Most of a test's time is torch's reading of the steps: few of them, and of a small network.
@@ -40,9 +53,5 @@ def traced(monkeypatch):
         graphs.append(graph)
         return graph.forward
 
-    def compiler(function, options, **named):
-        return torch._dynamo.optimize(backend, nopython=True, dynamic=False)(function)
-
-    monkeypatch.setattr(torch, "compile", compiler)
-    torch.set_num_threads(1)
+    compile_by(backend)
     return graphs

@@ -204,11 +204,11 @@ def prepare(layer: Any, x: Tensor) -> None:
 
 def can_be_left_out(module: Any) -> bool:
     """Whether this is a softmax or sigmoid that a loss may do itself: no formula of the user's."""
-    known = isinstance(module, (nn.Softmax, nn.Sigmoid)) and not own_hooks(module)
+    known = isinstance(module, (nn.Softmax, nn.Sigmoid)) and not foreign_hooks(module)
     return known and type(module).forward.__module__.startswith(("torch.", "easydl."))
 
 
-def own_hooks(module: nn.Module) -> list[Any]:
+def foreign_hooks(module: nn.Module) -> list[Any]:
     """The forward hooks that are not easydl's own."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     functions = [getattr(hook, "func", hook) for hook in hooks]
@@ -466,7 +466,7 @@ def check_is_plain(layer: nn.Module) -> None:
     owner: Any = next((cls for cls in kind.__mro__ if "to_torch" in vars(cls)), kind)
     converts_itself = kind.__module__.startswith("easydl.") or isinstance(layer, (Layer, Model))
     same = (kind.forward, kind.__call__) == (owner.forward, owner.__call__)
-    if own_hooks(layer) or is_parametrized(layer):
+    if foreign_hooks(layer) or is_parametrized(layer):
         what = "hooks or parametrizations"
     elif "forward" in vars(layer):
         what = "a forward that was set"

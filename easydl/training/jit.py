@@ -103,13 +103,15 @@ class InPlace(CustomGraphPass):
         for marks in after.values():
             end = next((user for user in marks[-1].users if user.target is COPY), None)
             place: Any = None if end is None else end.args[0]
-            writes = place is not None and place.op == "placeholder"
-            if writes:
-                writes = all(
+            writes = (
+                place is not None
+                and place.op == "placeholder"
+                and all(
                     order[reader] < order[mark] or reader in (mark, end)
                     for known, mark in zip([place, *marks], marks)
                     for reader in readers(known)
                 )
+            )
             for mark in marks:
                 value = mark.args[0]
                 if writes and mark is not marks[-1]:

@@ -556,3 +556,24 @@ def test_the_table_holds_nothing_but_the_building_blocks_of_models():
     homes = [f"easydl.{room}" for room in f"{rooms} {families} layers. constraints".split()]
     for name, value in table().items():
         assert value.__module__.startswith((*homes, "torch.nn.modules.", "torch.optim")), name
+
+
+class Doubled(nn.Linear):
+    """A layer whose arguments bring a hook."""
+
+    def __init__(self, in_features, out_features):
+        super().__init__(in_features, out_features)
+        self.register_forward_hook(twice)
+
+
+def twice(module, inputs, outputs):
+    return outputs * 2
+
+
+def test_hooks_that_the_file_does_not_hold_are_told(tmp_path):
+    model = dl.Sequential([Doubled(4, 3), nn.Linear(3, 1)])
+    other = back(model, tmp_path / "m.easydl", {"Doubled": Doubled})  # no word: made again
+    torch.testing.assert_close(other(X), model(X), rtol=0, atol=0)
+    model.layers[1].register_forward_hook(twice)
+    with pytest.warns(UserWarning, match=r"hooks of 1 \(Linear\) are not in the file"):
+        model.save(tmp_path / "m.easydl", custom_objects={"Doubled": Doubled})

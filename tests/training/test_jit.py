@@ -39,7 +39,7 @@ def untraced(monkeypatch):
 
 
 @pytest.fixture(params=[False, True], ids=["in order", "reordered"])
-def in_place(request, monkeypatch):
+def in_place(request, compile_by):
     """The graph that inductor is given, after ``InPlace`` and run as it is; how much was written.
 
     Reordered, as inductor does by default, a weight may be read after it was written.
@@ -62,12 +62,7 @@ def in_place(request, monkeypatch):
         decompositions=select_decomp_table(),
         keep_inference_input_mutations=True,
     )
-
-    def compiler(function, options, **named):
-        return torch._dynamo.optimize(backend, nopython=True, dynamic=False)(function)
-
-    monkeypatch.setattr(torch, "compile", compiler)
-    torch.set_num_threads(1)
+    compile_by(backend)
     return written
 
 
