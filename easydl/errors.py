@@ -69,6 +69,27 @@ def explained(error: TypeError, function: Callable) -> str:
     return text
 
 
+def refuse_uncalled(cls: type, known: dict[str, tuple[str, ...]]) -> None:
+    """Refuse a subclass's method that goes by the name of another library: nobody would call it.
+
+    Args:
+        cls: the new class.
+        known: a method that is called, with its arguments, and other libraries' names for it.
+
+    Raises:
+        TypeError: it defines such a name, and not the method itself.
+    """
+    own = vars(cls).keys()
+    for signature, names in known.items():
+        if signature.partition("(")[0] in own:
+            continue
+        for name in own & set(names):
+            raise TypeError(
+                f"{cls.__name__}.{name} was defined, which easydl never calls; expected "
+                f"{signature}."
+            )
+
+
 def listed(names: Iterable[Any], most: int = 200) -> str:
     """``a, b, c``, cut where it grows too long for a message."""
     text = ", ".join(map(str, names))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from easydl.errors import check_between, look_up
+from easydl.errors import check_between, look_up, refuse_uncalled
 
 EPSILON = 1e-7  # Keras's fuzz factor, the bound of probabilities inside a logarithm
 NUMBERS_AT_ONCE = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 0)
@@ -248,6 +248,10 @@ class Loss:
 
     crossentropy: str | None = None  # "categorical" or "binary"
     from_logits = False
+
+    def __init_subclass__(cls) -> None:
+        known = "__call__(self, y_pred, y_true, reduction='mean')"
+        refuse_uncalled(cls, {known: ("call", "forward")})
 
     def __init__(self, function: Callable[..., Tensor], name: str, **options: Any):
         self.function, self.name, self.options = function, name, options

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from easydl.errors import check_between, check_positive_int, look_up
+from easydl.errors import check_between, check_positive_int, look_up, refuse_uncalled
 from easydl.losses import in_torch_order
 
 AVERAGES = (None, "micro", "macro", "weighted")
@@ -59,6 +59,16 @@ class Metric:
     """
 
     by_rank = False
+
+    def __init_subclass__(cls) -> None:
+        known = {
+            "update(self, y_pred, y_true, sample_weight=None)": (
+                "update_state", "call", "forward", "__call__",
+            ),
+            "result(self)": ("compute",),
+            "reset(self)": ("reset_state", "reset_states"),
+        }  # fmt: skip
+        refuse_uncalled(cls, known)
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or _snake(type(self).__name__)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from easydl import schedules
-from easydl.errors import check_between, did_you_mean, look_up
+from easydl.errors import check_between, did_you_mean, look_up, refuse_uncalled
 from easydl.schedules import LearningRateSchedule, TorchSchedule
 
 
@@ -35,6 +35,10 @@ class Optimizer:
     """
 
     default_learning_rate = 1e-3
+
+    def __init_subclass__(cls) -> None:
+        known = "make(self, params), which returns a torch.optim.Optimizer"
+        refuse_uncalled(cls, {known: ("step", "update_step", "apply_gradients")})
 
     def __init__(self, learning_rate: Any, weight_decay: float | None) -> None:
         self.learning_rate = learning_rate

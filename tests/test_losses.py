@@ -599,3 +599,11 @@ def test_losses_say_what_kind_they_are():
 def test_a_summed_loss_has_no_form_for_each_sample():
     with pytest.raises(ValueError, match=r"MSELoss\(reduction='sum'\).*expected"):
         losses.per_sample_form(nn.MSELoss(reduction="sum"))(torch.ones(2, 1), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("name", ["call", "forward"])
+def test_a_formula_under_another_library_s_name_is_refused(name):
+    with pytest.raises(TypeError, match=rf"Mine.{name} was defined, .* expected __call__"):
+        type("Mine", (losses.CategoricalCrossentropy,), {name: lambda self, *given: 0})
+    both = {name: lambda self, *given: 0, "__call__": lambda self, *given, **options: 1}
+    assert type("Mine", (losses.CategoricalCrossentropy,), both)()(None, None) == 1

@@ -803,3 +803,12 @@ class Forgetful(metrics.Metric):
 def test_a_metric_that_was_not_initialised_says_what_to_write():
     with pytest.raises(TypeError, match=r"Forgetful.__init__ to begin with super\(\).__init__\(\)"):
         dl.Sequential([dl.Dense(2)]).compile("sgd", "mse", metrics=[Forgetful()])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("update_state", "update"), ("compute", "result"), ("reset_state", "reset")],
+)
+def test_methods_under_another_library_s_names_are_refused(name, expected):
+    with pytest.raises(TypeError, match=rf"Mine.{name} was defined, .* expected {expected}\(self"):
+        type("Mine", (metrics.Accuracy,), {name: lambda self, *given: 0})

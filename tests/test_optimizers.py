@@ -363,3 +363,8 @@ def test_repr_shows_the_arguments():
 
 def test_schedules_are_reached_through_optimizers():
     assert optimizers.schedules.ExponentialDecay is schedules.ExponentialDecay
+
+
+def test_a_step_of_one_s_own_is_refused():
+    with pytest.raises(TypeError, match=r"Mine.step was defined, .* expected make\(self, params\)"):
+        type("Mine", (optimizers.Adam,), {"step": lambda self: None})
