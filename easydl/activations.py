@@ -129,7 +129,10 @@ def trace_module(module: nn.Module) -> fx.GraphModule:
             return True
 
     try:
-        return fx.GraphModule(module, WholeChildren().trace(module))
+        graph = WholeChildren().trace(module)
+        for node in graph.nodes:
+            node.type = None  # an annotation, as text, which torch 2.11 could not pickle
+        return fx.GraphModule(module, graph)
     except Exception as problem:
         raise TypeError(
             f"torch.fx cannot read {getattr(module, 'name', None) or type(module).__name__} as "

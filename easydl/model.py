@@ -312,10 +312,10 @@ class Model(nn.Module):
         """The regularisers' sum: of the weights that learn, and of this pass's activities."""
         state = self._compiled
         terms = [layer.activity_penalty for layer in state.active]
-        for layer, name, regularizer in state.penalties:
-            weight = getattr(layer, name)
-            if weight.requires_grad:
-                terms.append(regularizer(weight))
+        for layer, name, regularizer, owners in state.penalties:
+            # The weight itself, compiled by torch 2.11, says that it needs no gradient.
+            if any(owner.requires_grad for owner in owners):
+                terms.append(regularizer(getattr(layer, name)))
         return sum(terms, 0.0)
 
     def _call(self, x: Any) -> Any:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -63,8 +62,8 @@ def same_pads(
     pads: list[Any] = []
     for axis, (covered, step) in enumerate(zip(reach(kernel, dilation), stride), start=2):
         windows = (x.shape[axis] + step - 1) // step
-        # sym_max, since max() could not be recorded by torch.fx
-        total = torch.sym_max((windows - 1) * step + covered - x.shape[axis], 0)
+        wanted = (windows - 1) * step + covered - x.shape[axis]
+        total = (wanted + abs(wanted)) // 2  # max(wanted, 0), which torch.fx could not record
         pads = [total // 2, total - total // 2, *pads]
     return pads
 

@@ -6,6 +6,7 @@ and nothing else is called. Arguments are numbers, texts, lists, small tensors a
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import math
@@ -211,6 +212,8 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
     kind = type(value)
     if callable(getattr(value, "get_config", None)):
         return dict(value.get_config())
+    if isinstance(value, enum.Enum):
+        return {"value": value.value}
     if kind is nn.Sequential:
         return {"layers": dict(value._modules)}
     if kind is Sequential:

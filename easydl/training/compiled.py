@@ -103,7 +103,7 @@ class Compiled:
         """Back to the state before any parameter was known; the optimizer starts anew."""
         self.optimizer: Any = None
         self.parameters: list[nn.Parameter] = []
-        self.penalties: list[tuple[nn.Module, str, Any]] = []
+        self.penalties: list[tuple[nn.Module, str, Any, list[nn.Parameter]]] = []
         self.constraints: list[tuple[nn.Parameter, Any]] = []
         self.active: list[nn.Module] = []
         self.step_scheduler: Any = None
@@ -134,7 +134,7 @@ class Compiled:
         self.parameters = list(model.parameters())
         modules = list(model.modules())
         self.penalties = [
-            (module, name, regularizer)
+            (module, name, regularizer, owners(module, name))
             for module in modules
             for name, regularizer in getattr(module, "penalties", ())
         ]
@@ -252,6 +252,12 @@ class Compiled:
             # Copies: a view of a weight would be read after the weight has moved.
             parts |= {name: value.detach().clone() for name, value in result[2].items()}
         return loss, outputs, parts
+
+
+def owners(module: nn.Module, name: str) -> list[nn.Parameter]:
+    """The parameters that the weight ``name`` is, or is made of: parametrized, normed, pruned."""
+    parts = (f"parametrizations.{name}.", f"{name}_")
+    return [p for key, p in module.named_parameters() if key == name or key.startswith(parts)]
 
 
 def compile_like(layer: Model, state: Compiled) -> None:

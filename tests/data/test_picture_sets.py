@@ -230,7 +230,8 @@ def test_transforms_that_are_torch_modules_are_no_layer(folder, tmp_path):
     assert len(model.layers) == 3 and model.transforms is ready
     path = data.train.pictures[0]
     model.save(tmp_path / "m.easydl")
-    kinds = {name: getattr(v2, name) for name in ("Compose", "Resize", "ToImage", "ToDtype")}
+    names = ("Compose", "InterpolationMode", "Resize", "ToDtype", "ToImage")
+    kinds = {name: getattr(v2, name) for name in names}
     again = dl.load_model(tmp_path / "m.easydl", custom_objects=kinds)
     assert len(again.layers) == 3 and type(again.transforms) is v2.Compose
     other = small_net()

@@ -470,7 +470,10 @@ def test_a_worker_that_is_killed_before_the_first_step_is_told_of_too(monkeypatc
     with pytest.raises(RuntimeError, match=words) as caught:
         model.evaluate(loader, verbose=0)
     del caught, loader
-    gc.collect()  # the other worker
+    gc.collect()  # the other worker, which torch 2.11 leaves
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+        worker.join()
 
 
 def test_a_connection_that_a_dead_worker_left_is_told_as_its_death():

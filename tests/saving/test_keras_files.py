@@ -17,6 +17,7 @@ pytestmark = [
     # Keras's own code converts torch tensors in a way that numpy 2 warns of.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+    pytest.mark.filterwarnings("ignore:[^a-z]*You might experience inconsistencies across"),
 ]
 FORMATS = ("keras", "weights.h5", "h5")
 EMBEDDED = np.arange(28).reshape(4, 7) % 9

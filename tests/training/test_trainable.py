@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import easydl as dl
 from easydl.training.trainable import is_frozen, sync_trainable
@@ -159,3 +160,24 @@ def test_penalties_of_frozen_weights_leave_the_loss():
         data = torch.nn.functional.mse_loss(model(x), y).item()
         penalties = [model.layers[i].weight.square().sum().item() * (0.01, 0.1)[i] for i in kept]
         assert loss == pytest.approx(data + sum(penalties), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        parametrizations.weight_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 3),
+        lambda layer: parametrize.register_parametrization(layer, "weight", nn.Tanh()),
+    ],
+    ids=["normed", "pruned", "parametrized"],
+)
+def test_the_penalty_of_a_weight_made_of_others_leaves_the_loss_when_they_are_frozen(change):
+    model = dl.Sequential([dl.Dense(3, kernel_regularizer="l2", input_dim=4)])
+    change(model.layers[0])
+    model.compile("sgd", "mse")
+    x, y = torch.ones(4, 4), torch.zeros(4, 3)
+    error = model(x).square().mean().item()
+    cost = 0.01 * model.layers[0].weight.square().sum().item()
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(error + cost, rel=1e-5)
+    model.trainable = False
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(error, rel=1e-5)
