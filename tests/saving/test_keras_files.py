@@ -17,7 +17,6 @@ pytestmark = [
     # Keras's own code converts torch tensors in a way that numpy 2 warns of.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
-    pytest.mark.filterwarnings("ignore:[^a-z]*You might experience inconsistencies across"),
 ]
 FORMATS = ("keras", "weights.h5", "h5")
 EMBEDDED = np.arange(28).reshape(4, 7) % 9
@@ -193,8 +192,11 @@ def saved(tmp_path_factory):
             model.save(f"{path}.keras")
             model.save_weights(f"{path}.weights.h5")
             model.save(f"{path}.h5")
-            with torch.no_grad():
-                answer = keras.ops.convert_to_numpy(model(samples(model), training=False))
+            try:
+                with torch.no_grad():
+                    answer = keras.ops.convert_to_numpy(model(samples(model), training=False))
+            except UserWarning as said:  # Keras 3.12: "inconsistencies across backends"
+                pytest.skip(f"this Keras computes {name} otherwise on torch: {said}")
             made[name] = (model, path, turned(model, samples(model)), answer)
         return made[name]
 
