@@ -13,17 +13,16 @@ from easydl.losses import denominator, is_index_loss
 from easydl.metrics import F1Score, Metric, Precision, Recall
 from easydl.training.heads import Head
 
-EVERY = 256  # batches between two updates of the sums: metrics cost one call for all of them
-LARGE = 65_536  # outputs of a batch that a CPU measures at once, while its cache has them
-LARGEST = 4_000_000  # outputs kept back at most
+EVERY = 1024  # batches between two updates of the sums: metrics cost one call for all of them
+CACHED = 131_072  # outputs kept back for the metrics on a CPU, whose cache has them still
+LARGEST = 4_000_000  # outputs kept back elsewhere
 
 
 class Meter:
     """Sample-weighted means: a batch counts by its rows, so a ragged last one is exact.
 
-    Outputs are kept for up to 256 batches and given to the metrics together, which makes a metric's
-    cost a 256th and waits for the device only when somebody reads a number. Large ones
-    are not kept on the CPU, whose cache has them now.
+    Outputs are kept for up to 1024 batches and given to the metrics together: their calls cost that
+    much less, and wait for the device only when somebody reads a number.
 
     A loss of torch's that counts class weights or ignored targets is averaged by what it counts,
     each output's by its own; the sum of the losses follows from these.
@@ -60,21 +59,19 @@ class Meter:
         free = self.free_to_read
         values = {name: v.item() if free else v.detach() for name, v in parts.items()}
         self._parts.append((values, rows))
-        size = 0
         if self.named_metrics:
             if isinstance(outputs, Tensor):  # told apart here: most are, and every call counts
                 kept = outputs.detach()
-                size = kept.numel()
+                self._pending_size += kept.numel()
             else:
                 kept = map_tree(Tensor.detach, outputs)
-                size = sum(map(Tensor.numel, leaves(kept)))
+                self._pending_size += sum(map(Tensor.numel, leaves(kept)))
             self._pending.append((kept, y, w))
-            self._pending_size += size
         elif self._by_target:
             self._pending.append((None, y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
             self.flush()
-        elif size >= LARGE and self.free_to_read and not self._by_target:
+        elif self._pending_size >= CACHED and free and not self._by_target:
             self._update_metrics()
 
     def flush(self) -> None:

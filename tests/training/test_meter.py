@@ -36,15 +36,15 @@ def test_evaluate_equals_sklearn_whatever_the_batches(batch_size):
 
 
 @pytest.mark.parametrize(
-    ("every", "large", "largest"),
+    ("every", "cached", "largest"),
     [(1, 9, 10**9), (3, 9, 10**9), (64, 9, 10), (64, 9, 0), (64, 4, 10**9), (3, 0, 10**9)],
 )
 def test_means_do_not_depend_on_when_they_are_brought_up_to_date(
-    monkeypatch, every, large, largest
+    monkeypatch, every, cached, largest
 ):
     expected = binary_model().evaluate(X, Y, batch_size=4, verbose=0)
     monkeypatch.setattr(meter, "EVERY", every)
-    monkeypatch.setattr(meter, "LARGE", large)
+    monkeypatch.setattr(meter, "CACHED", cached)
     monkeypatch.setattr(meter, "LARGEST", largest)
     assert binary_model().evaluate(X, Y, batch_size=4, verbose=0) == pytest.approx(expected)
 
@@ -337,7 +337,7 @@ def test_a_metric_whose_own_counter_reset_does_not_know_is_refused():
 
 
 def test_a_loss_that_counts_its_targets_keeps_them_where_outputs_are_large(monkeypatch):
-    monkeypatch.setattr(meter, "LARGE", 0)
+    monkeypatch.setattr(meter, "CACHED", 0)
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
     model = dl.Model(nn.Linear(3, 2))
     model.compile("sgd", loss, metrics=["accuracy"])
