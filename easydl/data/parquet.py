@@ -20,7 +20,7 @@ from easydl.data.stream import Stream
 from easydl.data.workers import cpus
 from easydl.errors import check_path, did_you_mean
 
-WINDOW_BYTES = 16 * 2**20  # rows shuffled together; larger ones the system clears anew each time
+WINDOW_BYTES = 8 * 2**20  # rows shuffled together: with their copies no more than a cache holds
 LANES = 4  # row groups that a window is taken from
 CACHED_ROWS = 8192  # rows of a column written side by side before the next column
 
@@ -353,7 +353,7 @@ def parquet(
     """Parquet files as data for ``fit``, ``evaluate`` and ``predict``, of any size.
 
     A thread reads and decodes while training goes on; on one or two cores without a GPU, which
-    training needs itself, it reads between its steps. A few windows of 16 MB are in memory at a
+    training needs itself, it reads between its steps. A few windows of 8 MB are in memory at a
     time. Batches have exactly ``batch_size`` rows whatever the row groups are; the last of an epoch
     may be smaller.
 
