@@ -70,24 +70,28 @@ def explained(error: TypeError, function: Callable) -> str:
 
 
 def refuse_uncalled(cls: type, known: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a subclass's method that goes by the name of another library: nobody would call it.
+    """Refuse a user's method that goes by the name of another library: nobody would call it.
 
     Args:
-        cls: the new class.
+        cls: the new class; a method of ``known`` that is the user's own may call what it likes.
         known: a method that is called, with its arguments, and other libraries' names for it.
 
     Raises:
-        TypeError: it defines such a name, and not the method itself.
+        TypeError: it defines such a name, and none of the methods.
     """
-    own = vars(cls).keys()
+    methods = [getattr(cls, signature.partition("(")[0]) for signature in known]
+    if not all(method.__module__.startswith("easydl.") for method in methods):
+        return
+    others = ("easydl.", "torch.", "builtins", "typing", "abc")
+    users = [base for base in cls.__mro__ if not base.__module__.startswith(others)]
+    own = {name for base in users for name in vars(base)}
     for signature, names in known.items():
-        if signature.partition("(")[0] in own:
-            continue
-        for name in own & set(names):
-            raise TypeError(
-                f"{cls.__name__}.{name} was defined, which easydl never calls; expected "
-                f"{signature}."
-            )
+        for name in names:
+            if name in own:
+                raise TypeError(
+                    f"{cls.__name__}.{name} was defined, which easydl never calls; expected "
+                    f"{signature}."
+                )
 
 
 def listed(names: Iterable[Any], most: int = 200) -> str:

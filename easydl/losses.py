@@ -250,6 +250,7 @@ class Loss:
     from_logits = False
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         known = "__call__(self, y_pred, y_true, reduction='mean')"
         refuse_uncalled(cls, {known: ("call", "forward")})
 

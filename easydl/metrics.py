@@ -61,6 +61,7 @@ class Metric:
     by_rank = False
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         known = {
             "update(self, y_pred, y_true, sample_weight=None)": (
                 "update_state", "call", "forward", "__call__",

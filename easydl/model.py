@@ -30,7 +30,7 @@ from easydl.errors import (
     short_traceback,
     warn_user,
 )
-from easydl.layers.base import can_be_left_out, first_weight, keep_activities
+from easydl.layers.base import can_be_left_out, first_weight, foreign_hooks, keep_activities
 from easydl.training import groups, prepare
 from easydl.training.batches import cut_for_a_pass, hold_out, needs_two_rows
 from easydl.training.class_weight import apply_class_weight
@@ -313,9 +313,10 @@ class Model(nn.Module):
         state = self._compiled
         terms = [layer.activity_penalty for layer in state.active]
         for layer, name, regularizer, owners in state.penalties:
-            # The weight itself, compiled by torch 2.11, says that it needs no gradient.
-            if any(owner.requires_grad for owner in owners):
-                terms.append(regularizer(getattr(layer, name)))
+            weight = getattr(layer, name)
+            # Asked of its parameters: compiled by torch 2.11, the weight says that it does not.
+            if any(part.requires_grad for part in owners or [weight]):
+                terms.append(regularizer(weight))
         return sum(terms, 0.0)
 
     def _call(self, x: Any) -> Any:
@@ -856,7 +857,7 @@ class Model(nn.Module):
     def final_activation(self) -> nn.Module | None:
         """The last softmax or sigmoid that ``model(x, logits=True)`` leaves out, if it can."""
         network = self.network
-        plain = type(network) is nn.Sequential and not network._forward_hooks
+        plain = type(network) is nn.Sequential and not foreign_hooks(network)
         if plain and len(network) and type(self).forward is Model.forward:  # type: ignore[arg-type]
             last = network[-1]  # type: ignore[index]
             return last if can_be_left_out(last) else None

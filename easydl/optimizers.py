@@ -37,6 +37,7 @@ class Optimizer:
     default_learning_rate = 1e-3
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         known = "make(self, params), which returns a torch.optim.Optimizer"
         refuse_uncalled(cls, {known: ("step", "update_step", "apply_gradients")})
 

@@ -9,7 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from easydl.errors import short_traceback
-from easydl.layers.base import build, can_be_left_out, channels_last, check_chain, output_shape
+from easydl.layers.base import (
+    build,
+    can_be_left_out,
+    channels_last,
+    check_chain,
+    output_shape,
+    takes_logits,
+)
 from easydl.layers.input import Input as Input
 from easydl.model import Model, sample_shape
 
@@ -167,13 +174,12 @@ class Sequential(Model):
     def final_activation(self) -> nn.Module | None:
         last = self.final_module()
         if isinstance(last, Sequential):
-            return last.final_activation()
+            return last.final_activation() if takes_logits(last) else None
         if can_be_left_out(last):
             return last
         activation = getattr(last, "activation", None)
-        if can_be_left_out(activation) and last is not None:
-            if "logits" in inspect.signature(last.forward).parameters:
-                return activation
+        if can_be_left_out(activation) and last is not None and takes_logits(last):
+            return activation
         return None
 
     def final_module(self) -> nn.Module | None:

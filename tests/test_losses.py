@@ -206,10 +206,37 @@ def test_a_last_softmax_with_a_formula_of_its_own_keeps_it(network):
         assert loss == pytest.approx(float(F.nll_loss(model(x).log(), y)), rel=1e-5)
 
 
-def test_a_hook_on_the_last_softmax_keeps_its_say():
+class Halved(dl.Sequential):
+    def forward(self, x):
+        return super().forward(x / 2)
+
+
+def hooked(model, part):
+    part.register_forward_hook(lambda module, x, y: (y * 3).softmax(1))
+    return model
+
+
+@pytest.mark.parametrize(
+    "network", ["softmax", "dense", "whole", "nested", "subclass", "torch", "around", "before"]
+)
+def test_hooks_and_a_forward_of_one_s_own_see_what_the_last_softmax_gives(network):
     x, y = torch.randn(8, 3), torch.arange(8) % 2
-    model = dl.Sequential([dl.Dense(2, input_dim=3), dl.layers.Softmax()])
-    model.layers[1].register_forward_hook(lambda module, x, y: (y * 3).softmax(1))
+    layers = dl.Sequential([dl.Dense(2, input_dim=3), dl.layers.Softmax()])
+    dense = dl.Sequential([dl.Dense(2, "softmax", input_dim=3)])
+    plain = nn.Sequential(nn.Linear(3, 2), nn.Softmax(1))
+    wrapped = dl.Model(plain)
+    model = {
+        "softmax": lambda: hooked(layers, layers.layers[1]),
+        "dense": lambda: hooked(dense, dense.layers[0]),
+        "whole": lambda: hooked(dense, dense),
+        "nested": lambda: dl.Sequential([hooked(dense, dense)]),
+        "subclass": lambda: Halved([dl.Dense(2, "softmax", input_dim=3)]),
+        "torch": lambda: dl.Model(hooked(plain, plain[1])),
+        "around": lambda: hooked(wrapped, wrapped),
+        "before": lambda: dl.Model(plain),
+    }[network]()
+    if network == "before":
+        plain.register_forward_pre_hook(lambda module, inputs: (inputs[0] / 2,))
     model.compile("sgd", "sparse_categorical_crossentropy")
     with torch.no_grad():
         expected = F.nll_loss(model(x).log(), y)
@@ -605,5 +632,8 @@ def test_a_summed_loss_has_no_form_for_each_sample():
 def test_a_formula_under_another_library_s_name_is_refused(name):
     with pytest.raises(TypeError, match=rf"Mine.{name} was defined, .* expected __call__"):
         type("Mine", (losses.CategoricalCrossentropy,), {name: lambda self, *given: 0})
-    both = {name: lambda self, *given: 0, "__call__": lambda self, *given, **options: 1}
-    assert type("Mine", (losses.CategoricalCrossentropy,), both)()(None, None) == 1
+    with pytest.raises(TypeError, match="never calls"):
+        type("Mine", (type("Mixin", (), {name: 0}), losses.CategoricalCrossentropy), {})
+    both = {name: lambda self, *given: 1, "__call__": lambda self, *given, **options: 1}
+    base = type("Base", (losses.CategoricalCrossentropy,), both)
+    assert type("Mine", (base,), {name: lambda self, *given: 2})()(None, None) == 1

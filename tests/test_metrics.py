@@ -8,6 +8,8 @@ import re
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
+from typing import Generic, TypeVar
+
 import keras
 import numpy as np
 import pytest
@@ -812,3 +814,14 @@ def test_a_metric_that_was_not_initialised_says_what_to_write():
 def test_methods_under_another_library_s_names_are_refused(name, expected):
     with pytest.raises(TypeError, match=rf"Mine.{name} was defined, .* expected {expected}\(self"):
         type("Mine", (metrics.Accuracy,), {name: lambda self, *given: 0})
+
+
+def test_a_metric_may_be_generic_and_call_its_own_methods_what_it_likes():
+    class Own(metrics.Accuracy, Generic[TypeVar("T")]):
+        def compute(self):
+            return 1
+
+        def update(self, y_pred, y_true, sample_weight=None):
+            self.state["sum"] = torch.tensor(self.compute())
+
+    assert Own[int] is not Own

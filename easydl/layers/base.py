@@ -208,6 +208,12 @@ def can_be_left_out(module: Any) -> bool:
     return known and type(module).forward.__module__.startswith(("torch.", "easydl."))
 
 
+def takes_logits(module: nn.Module) -> bool:
+    """Whether it can leave its last activation out, and no hook would see that it did."""
+    known = "logits" in inspect.signature(module.forward).parameters
+    return known and not foreign_hooks(module)
+
+
 def foreign_hooks(module: nn.Module) -> list[Any]:
     """The forward hooks that are not easydl's own."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]

@@ -129,7 +129,7 @@ class Encoder:
         """
         if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, str):
+        if isinstance(value, str) and not isinstance(value, enum.Enum):
             return str(value)
         if isinstance(value, np.bool_):
             return bool(value)

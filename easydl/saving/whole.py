@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from easydl.data.pictures import keep_transforms
-from easydl.errors import check_path, listed, warn_user
+from easydl.errors import check_path, listed
 from easydl.layers.base import foreign_hooks
 from easydl.saving.container import MEMBERS, Reader, pack, write_atomically
 from easydl.saving.objects import Decoder, Encoder
@@ -411,16 +411,6 @@ def _try_out(model: Any, manifest: Any, state: dict[str, Tensor], custom: dict[s
                 f"{what[:120]} would come back as a {type(twin).__name__}: it was put in after "
                 "the layer around it was made. Expected layers given as arguments, or save_weights."
             )
-    lost = [
-        f"{name or 'the model'} ({type(own).__name__})"
-        for (name, own), (_, twin) in zip(model.named_modules(), other.named_modules())
-        if len(foreign_hooks(own)) > len(foreign_hooks(twin))
-    ]
-    if lost:
-        warn_user(
-            f"the forward hooks of {listed(lost)} are not in the file: load_model gives the "
-            "network without them. Expected what they change in a layer of its own."
-        )
     theirs = other.state_dict()
     same = list(theirs) == list(state) and all(
         (theirs[key].shape, theirs[key].dtype) == (tensor.shape, tensor.dtype)
@@ -431,6 +421,16 @@ def _try_out(model: Any, manifest: Any, state: dict[str, Tensor], custom: dict[s
             "the model has other weights than its layers' arguments make: "
             f"{sorted(set(state) ^ set(theirs))!s:.200}. Expected layers given as arguments; "
             "save_weights writes the weights alone."
+        )
+    hooked = [
+        f"{name or 'the model'} ({type(own).__name__})"
+        for (name, own), (_, twin) in zip(model.named_modules(), other.named_modules())
+        if len(foreign_hooks(own)) > len(foreign_hooks(twin))
+    ]
+    if hooked:
+        raise ValueError(
+            f"{listed(hooked)} has forward hooks, which the file would not hold. Expected none: "
+            "remove those that only look, write the others as layers, or save_weights."
         )
 
 

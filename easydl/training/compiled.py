@@ -19,7 +19,7 @@ from easydl.errors import (
     did_you_mean,
     listed,
 )
-from easydl.layers.base import keep_activities
+from easydl.layers.base import keep_activities, takes_logits
 from easydl.training.groups import regroup
 from easydl.training.heads import Head, ending_of
 
@@ -179,7 +179,7 @@ class Compiled:
         if self.heads_key == key and self.heads_belong_to(model):
             return False
         x = map_tree(lambda t: t.to(self.device), x)
-        activation = model.final_activation()
+        activation = model.final_activation() if takes_logits(model) else None
         self.use_logits = False
         outputs = model.try_out(x)
         if isinstance(self.loss, (list, tuple, dict)) or not isinstance(outputs, Tensor):
@@ -256,8 +256,11 @@ class Compiled:
 
 def owners(module: nn.Module, name: str) -> list[nn.Parameter]:
     """The parameters that the weight ``name`` is, or is made of: parametrized, normed, pruned."""
-    parts = (f"parametrizations.{name}.", f"{name}_")
-    return [p for key, p in module.named_parameters() if key == name or key.startswith(parts)]
+    own, parts = module._parameters.get(name), (f"{name}_orig", f"{name}_g", f"{name}_v")
+    if own is not None:
+        return [own]
+    made = f"parametrizations.{name}."
+    return [p for key, p in module.named_parameters() if key in parts or key.startswith(made)]
 
 
 def compile_like(layer: Model, state: Compiled) -> None:

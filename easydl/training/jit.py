@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn, optim
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.func import functional_call, grad_and_value
 from torch.optim import adadelta, adagrad, adam, adamax, nadam, radam, rmsprop, sgd
@@ -163,6 +164,7 @@ class Jit:
         self.together = 1
         self.eager = False
         self.replaced = ""  # a buffer that a step put another tensor in the place of
+        self.counted = ""  # a Python number that a step changed
         self.looking = False  # amid the eager steps that tell what can be compiled
         self.ready: Any = None
         # A code object of its own, because torch counts recompilations by code object.
@@ -186,7 +188,7 @@ class Jit:
         state, batches = self.model._compiled, iter(batches)
         flags = [parameter.requires_grad for parameter in state.parameters]
         if flags != self.flags and not self.eager:
-            self.looking = True
+            self.looking, self.replaced, self.counted = True, "", ""
             for x, y, w in itertools.islice(batches, state.accumulate):
                 yield x, y, w, self._first_step, 1
             self.flags, self.looking = flags, False
@@ -217,13 +219,27 @@ class Jit:
     def _first_step(self, model: Model, x: Any, y: Any, w: Any) -> tuple[dict[str, Tensor], Any]:
         """An eager step that counts its multiply-adds."""
         self.size = rows_of(x)
-        before = dict(self.objective.named_buffers())
+        before, numbers = dict(self.objective.named_buffers()), self._numbers()
         with FlopCounterMode(display=False) as counter:
             result = train_step(model, x, y, w)
         self.work = counter.get_total_flops() / 2
         after = dict(self.objective.named_buffers())
-        self.replaced = next((name for name in before if after.get(name) is not before[name]), "")
+        replaced = [name for name in before if after.get(name) is not before[name]]
+        counted = [k for k, v in self._numbers().items() if k not in numbers or numbers[k] != v]
+        self.replaced = next(iter(replaced), self.replaced)
+        self.counted = next(iter(counted), self.counted)
         return result
+
+    def _numbers(self) -> dict[str, Any]:
+        """The Python numbers that the modules and losses keep as attributes, by their place."""
+        owners = dict(self.model.named_modules())
+        owners |= {f"loss {n}": head.loss for n, head in enumerate(self.model._compiled.heads)}
+        return {
+            f"{place}.{name}".lstrip("."): value
+            for place, owner in owners.items()
+            for name, value in getattr(owner, "__dict__", {}).items()
+            if type(value) in (int, float) and value == value
+        }
 
     def _look(self, steps: int | None) -> None:
         """After eager steps: which parameters learn, what the optimizer keeps of them."""
@@ -251,6 +267,8 @@ class Jit:
         if self.replaced:
             name = self.replaced.removeprefix("model.")
             return f"the buffer {name} is assigned anew in a step, expected {name}.copy_(…)"
+        if self.counted:
+            return f"a step changes the Python number {self.counted}, expected a buffer"
         if state.scaler.is_enabled():
             return "precision='float16' may skip steps"
         if len(state.heads) > 1 and any(head.counts_by_target for head in state.heads):
@@ -269,8 +287,19 @@ class Jit:
         """Train on ``together`` batches of ``size`` rows in one call; losses are their means."""
         if self.ready != (self.together, self.size) and not self._compiles(x, y, w):
             return self._eagerly(x, y, w)
-        with torch.no_grad():
-            values, outputs = self.compiled(*self._arguments(), self._rates(), x, y, w)
+        scheduler = model._compiled.step_scheduler
+        before = None if scheduler is None else scheduler.state_dict()
+        rates = self._rates()
+        try:
+            with torch.no_grad():
+                values, outputs = self.compiled(*self._arguments(), rates, x, y, w)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:  # it computed nothing yet
+            self._give_up(why(error))
+            if scheduler is not None:
+                scheduler.load_state_dict(before)
+                for group, rate in zip(model._compiled.optimizer.param_groups, rates[0].tolist()):
+                    group["lr"] = rate
+            return self._eagerly(x, y, w)
         parts = self._means(values, y)
         check_finite_loss(model._compiled, parts["loss"])
         return parts, outputs
@@ -292,7 +321,7 @@ class Jit:
                 warnings.simplefilter("ignore")  # of torch's compiler, about itself
                 self.compiled(*copies, rates, x, y, w)
         except Exception as error:
-            self._give_up(f"torch cannot compile this model ({str(error).strip()[:120]})")
+            self._give_up(why(error))
             return False
         self.ready = (self.together, self.size)
         self.say(f"jit: compiled in {time.perf_counter() - start:.1f} s")
@@ -408,6 +437,16 @@ class Jit:
             {name: torch.stack(values) for name, values in losses_by_name.items()},
             joined(all_outputs),
         )
+
+
+def why(error: Exception) -> str:
+    """Why torch compiles no further, in a few words."""
+    if isinstance(error, FailOnRecompileLimitHit):
+        return (
+            "the steps were compiled too often, since what is no tensor (an attribute, a setting "
+            "of the optimizer) or what is frozen keeps changing"
+        )
+    return f"torch cannot compile this model ({str(error).strip()[:120]})"
 
 
 def part_of(tree: Any, rows: slice) -> Any:

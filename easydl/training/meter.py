@@ -14,8 +14,8 @@ from easydl.metrics import F1Score, Metric, Precision, Recall
 from easydl.training.heads import Head
 
 EVERY = 1024  # batches between two updates of the sums: metrics cost one call for all of them
-CACHED = 131_072  # outputs kept back for the metrics on a CPU, whose cache has them still
-LARGEST = 4_000_000  # outputs kept back elsewhere
+CACHED = 131_072  # outputs and targets kept back for a CPU's metrics: its cache has them still
+LARGEST = 4_000_000  # outputs and targets kept back elsewhere
 
 
 class Meter:
@@ -60,14 +60,13 @@ class Meter:
         values = {name: v.item() if free else v.detach() for name, v in parts.items()}
         self._parts.append((values, rows))
         if self.named_metrics:
-            if isinstance(outputs, Tensor):  # told apart here: most are, and every call counts
-                kept = outputs.detach()
-                self._pending_size += kept.numel()
-            else:
-                kept = map_tree(Tensor.detach, outputs)
-                self._pending_size += sum(map(Tensor.numel, leaves(kept)))
+            # Told apart here: most are tensors, and every call counts.
+            single = isinstance(outputs, Tensor)
+            kept = outputs.detach() if single else map_tree(Tensor.detach, outputs)
+            self._pending_size += size_of(kept) + size_of(y)
             self._pending.append((kept, y, w))
         elif self._by_target:
+            self._pending_size += size_of(y)
             self._pending.append((None, y, None))  # a later batch may be the first to be weighted
         if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
             self.flush()
@@ -110,9 +109,7 @@ class Meter:
         state = on_device(state, device)
         self._sums, self._counts = state["sums"], state["counts"]
         self._parts, self._pending = state["parts"], state["pending"]
-        self._pending_size = sum(
-            o.numel() for outputs, _, _ in self._pending for o in leaves(outputs)
-        )
+        self._pending_size = sum(size_of(outputs) + size_of(y) for outputs, y, _ in self._pending)
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
             vars(metric).update(sums)
 
@@ -178,6 +175,11 @@ class Meter:
                         else:
                             metric.state = dict(twin.state)
         self._pending, self._pending_size = [], 0
+
+
+def size_of(tree: Any) -> int:
+    """How many numbers are in it."""
+    return tree.numel() if isinstance(tree, Tensor) else sum(map(Tensor.numel, leaves(tree)))
 
 
 def counts_of(metric: Metric) -> Any:

@@ -279,6 +279,12 @@ AROUND = {
 }
 
 
+def test_jit_leaves_a_loss_that_counts_to_the_eager_steps(traced):
+    with pytest.warns(UserWarning, match=r"changes the Python number loss 0.calls.*eagerly"):
+        fitted(lambda: dl.Model(nn.Linear(5, 1)), y=NUMBERS, jit=True, loss=CountingLoss())
+    assert not traced
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_jit_is_as_eager(traced, case):
     same(traced, **CASES[case])
@@ -429,6 +435,28 @@ class Averaging(dl.Model):
         return self.linear(x - self.mean)
 
 
+class Counting(dl.Model):
+    """Counts its calls in Python, which the trial of a compiled call would count, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.calls = nn.Linear(5, CLASSES), 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.linear(x) * (1 + self.calls / 10)
+
+
+class CountingLoss(dl.losses.Loss):
+    def __init__(self):
+        super().__init__(dl.losses.mean_squared_error, "counting")
+        self.calls = 0
+
+    def __call__(self, y_pred, y_true, reduction="mean"):
+        self.calls += 1
+        return self.calls * super().__call__(y_pred, y_true, reduction)
+
+
 class Own(optim.SGD):
     """An optimizer that no table knows."""
 
@@ -450,8 +478,9 @@ class Own(optim.SGD):
             "moves the momentum",
         ),
         (Averaging, {}, r"mean is assigned anew in a step, expected mean.copy_"),
+        (Counting, {}, r"a step changes the Python number calls, expected a buffer"),
     ],
-    ids=["reads a number", "own optimizer", "float16", "momentum", "buffer"],
+    ids=["reads a number", "own optimizer", "float16", "momentum", "buffer", "counter"],
 )
 def test_jit_falls_back_aloud_and_equal_to_the_bit(traced, make, compiling, reason):
     eager, expected = fitted(make, compiling=copy.deepcopy(compiling))
@@ -460,6 +489,39 @@ def test_jit_falls_back_aloud_and_equal_to_the_bit(traced, make, compiling, reas
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-6)
     for mine, theirs in zip(model.state_dict().values(), eager.state_dict().values()):
         assert torch.equal(mine, theirs)
+
+
+class Scaled(dl.Model):
+    """Reads a number that a callback changes."""
+
+    scale = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        return self.linear(x) * self.scale
+
+
+def test_jit_goes_on_eagerly_where_every_call_would_compile_anew(traced):
+    class Anneals(dl.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.scale = 1.0 - epoch / 8
+
+    given = {
+        "make": Scaled,
+        "fitting": {"epochs": 6, "callbacks": [Anneals()]},
+        "compiling": {"optimizer": dl.optimizers.SGD(SCHEDULES.ExponentialDecay(0.1, 7, 0.6))},
+    }
+    with (
+        torch._dynamo.config.patch(recompile_limit=2),
+        pytest.warns(UserWarning, match="compiled too often, .* keeps changing; training goes on"),
+    ):
+        model = same(traced, **given)
+    assert len(traced) == 2
+    eager, _ = fitted(**given)
+    assert model.learning_rate == eager.learning_rate
 
 
 def test_steps_per_execution_needs_jit():

@@ -49,6 +49,22 @@ def test_means_do_not_depend_on_when_they_are_brought_up_to_date(
     assert binary_model().evaluate(X, Y, batch_size=4, verbose=0) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("metrics", [[], ["accuracy"]])
+def test_targets_that_are_kept_count_as_memory_too(monkeypatch, metrics):
+    kept = []
+    add = meter.Meter.add
+    monkeypatch.setattr(meter, "LARGEST", 60)
+    monkeypatch.setattr(
+        meter.Meter,
+        "add",
+        lambda self, *given: (add(self, *given), kept.append(len(self._pending))),
+    )
+    model = dl.Model(nn.Conv1d(3, 2, 1))
+    model.compile("sgd", nn.CrossEntropyLoss(weight=torch.ones(2)), metrics=metrics)
+    model.evaluate(torch.randn(40, 3, 10), torch.ones(40, 10).long(), batch_size=2, verbose=0)
+    assert max(kept) == (0 if metrics else 2)
+
+
 def test_means_do_not_depend_on_how_often_they_are_read():
     class Reads(dl.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -197,10 +213,10 @@ def test_meter_keeps_no_graph_and_counts_every_output(monkeypatch):
     kept = meter.Meter(model._compiled.heads)
     outputs = model(X)
     kept.add({"loss": outputs[0].sum()}, 333, outputs, (X[:, :1], X[:, 1:]), None)
-    assert kept._pending_size == 333 * 3
+    assert kept._pending_size == 333 * 6
     tensors = [*kept._pending[0][0], *kept._parts[0][0].values()]
     assert not any(tensor.requires_grad for tensor in tensors)
-    monkeypatch.setattr(meter, "LARGEST", 333 * 6)
+    monkeypatch.setattr(meter, "LARGEST", 333 * 12)
     kept.add({"loss": outputs[0].sum()}, 333, outputs, (X[:, :1], X[:, 1:]), None)
     assert not kept._pending
 

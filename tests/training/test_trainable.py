@@ -162,6 +162,21 @@ def test_penalties_of_frozen_weights_leave_the_loss():
         assert loss == pytest.approx(data + sum(penalties), rel=1e-5)
 
 
+class TwoWeights(dl.layers.Layer):
+    def build(self, input_shape):
+        self.add_weight((4,), "ones", name="w", trainable=False, regularizer="l2")
+        self.add_weight((4,), "ones", name="w_out")
+
+    def forward(self, x):
+        return x * self.w * self.w_out
+
+
+def test_the_penalty_of_a_frozen_weight_leaves_the_loss_beside_one_of_a_longer_name():
+    model = dl.Sequential([TwoWeights()])
+    model.compile("sgd", "mse")
+    assert model.evaluate(torch.ones(4, 4), torch.ones(4, 4), verbose=0) == 0
+
+
 @pytest.mark.parametrize(
     "change",
     [
