@@ -13,9 +13,11 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.fx_passes.post_grad import remove_noop_ops, reorder_for_locality
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import easydl as dl
-from easydl.training.jit import COPY, InPlace, PowersOnce, joined
+from easydl.training import jit as jit_module
+from easydl.training.jit import COPY, ByOneDNN, InPlace, PowersOnce, joined
 
 N, CLASSES = 43, 3  # with batches of 4: ten full ones and one of three rows
 X = torch.linspace(-2, 2, N * 5).sin().reshape(N, 5)
@@ -190,6 +192,50 @@ def test_what_is_read_later_is_not_written_before(late):
     result = torch.fx.GraphModule(nn.Module(), graph)(tensor)
     assert result == (8 if late == "mark" else 4)
     assert tensor.tolist() == [[8, 8], [8, 8]]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_products_are_computed_by_onednn_and_others_left_alone(dtype):
+    def computed(x, w, bias):
+        return x @ w, torch.addmm(bias, x, w.t()), x[:2] @ w, torch.addmm(bias, x, w, beta=2)
+
+    given = [torch.randn(shape, dtype=dtype) for shape in ((128, 300), (300, 300), (300,))]
+    module = make_fx(computed)(*given)
+    ByOneDNN()(module.graph)
+    module.recompile()
+    products = module.graph.find_nodes(op="call_function", target=torch.ops.easydl.product.default)
+    assert len(products) == (2 if dtype == torch.float32 else 0)
+    for mine, plain in zip(module(*given), computed(*given)):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "capability", "slow"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("Intel", "AVX512", False)],
+)
+def test_mkl_is_slow_on_processors_of_amd_that_have_avx512(monkeypatch, cpuinfo, capability, slow):
+    monkeypatch.setattr(jit_module.Path, "is_file", lambda _: True)
+    monkeypatch.setattr(jit_module.Path, "read_text", lambda _: f"vendor_id: {cpuinfo}")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert jit_module.mkl_is_slow.__wrapped__() is slow
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_jit_by_onednn_ends_where_eager_ends(monkeypatch):
+    monkeypatch.setattr(jit_module, "mkl_is_slow", lambda: True)
+    x = torch.randn(128 * 8, 400, generator=torch.Generator().manual_seed(0))
+
+    def make():
+        return dl.Sequential([dl.Dense(400, "relu"), dl.Dense(400, "tanh"), dl.Dense(CLASSES)])
+
+    given = {"x": x, "y": x[:, :CLASSES].clone(), "loss": "mse", "fitting": {"batch_size": 128}}
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, acc_events=True) as seen:
+        same([1], make, steps=3, **given)
+    assert "easydl::product" in {event.key for event in seen.key_averages()}
 
 
 @pytest.mark.slow
