@@ -30,7 +30,13 @@ from easydl.errors import (
     short_traceback,
     warn_user,
 )
-from easydl.layers.base import can_be_left_out, first_weight, foreign_hooks, keep_activities
+from easydl.layers.base import (
+    can_be_left_out,
+    first_weight,
+    foreign_hooks,
+    keep_activities,
+    takes_logits,
+)
 from easydl.training import groups, prepare
 from easydl.training.batches import cut_for_a_pass, hold_out, needs_two_rows
 from easydl.training.class_weight import apply_class_weight
@@ -858,7 +864,8 @@ class Model(nn.Module):
         """The last softmax or sigmoid that ``model(x, logits=True)`` leaves out, if it can."""
         network = self.network
         plain = type(network) is nn.Sequential and not foreign_hooks(network)
-        if plain and len(network) and type(self).forward is Model.forward:  # type: ignore[arg-type]
+        own = type(self).forward is not Model.forward or not takes_logits(self)
+        if plain and len(network) and not own:  # type: ignore[arg-type]
             last = network[-1]  # type: ignore[index]
             return last if can_be_left_out(last) else None
         return None

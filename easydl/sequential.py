@@ -173,8 +173,10 @@ class Sequential(Model):
 
     def final_activation(self) -> nn.Module | None:
         last = self.final_module()
+        if not takes_logits(self):
+            return None
         if isinstance(last, Sequential):
-            return last.final_activation() if takes_logits(last) else None
+            return last.final_activation()
         if can_be_left_out(last):
             return last
         activation = getattr(last, "activation", None)

@@ -271,6 +271,27 @@ def test_noise_of_another_shape_is_refused_before_a_step(noise):
 # -- the two halves ------------------------------
 
 
+@pytest.mark.parametrize("place", ["whole", "decoder", "subclass"])
+def test_hooks_and_a_decoder_s_own_forward_see_probabilities(place):
+    class Own(dl.Sequential):
+        def forward(self, x):
+            seen.append(super().forward(x))
+            return seen[-1]
+
+    seen = []
+    kind = Own if place == "subclass" else dl.Sequential
+    model = dl.Autoencoder([dl.Dense(3)], kind([dl.Dense(8, "sigmoid")]))
+    model.compile("sgd", "binary_crossentropy")
+    if place != "subclass":
+        part = model if place == "whole" else model.decoder
+        part.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs))
+    loss = model.evaluate(X, verbose=0)
+    assert seen[-1].min() >= 0 and seen[-1].max() <= 1
+    expected = torch.nn.functional.binary_cross_entropy(seen[-1], X[-len(seen[-1]) :])
+    if len(seen[-1]) == len(X):
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(("make", "tied"), [(small, False), (small, True), (pictures, False)])
 def test_encode_and_decode_are_the_halves_of_predict(make, tied):
     x = X if make is small else torch.rand(9, 1, 8, 8)

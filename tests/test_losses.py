@@ -243,6 +243,16 @@ def test_hooks_and_a_forward_of_one_s_own_see_what_the_last_softmax_gives(networ
     assert model.evaluate(x, y, verbose=0) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_a_hook_of_a_later_fit_sees_what_the_last_softmax_gives():
+    x, y, seen = torch.randn(8, 3), torch.arange(8) % 2, []
+    model = dl.Sequential([dl.Dense(2, "softmax", input_dim=3)])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, y, verbose=0)
+    model.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs))
+    model.fit(x, y, verbose=0)
+    torch.testing.assert_close(seen[-1].sum(1), torch.ones(8))
+
+
 def test_messages_name_the_crossentropy_that_was_given():
     model = dl.Sequential([dl.Dense(2, "softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy")

@@ -825,3 +825,5 @@ def test_a_metric_may_be_generic_and_call_its_own_methods_what_it_likes():
             self.state["sum"] = torch.tensor(self.compute())
 
     assert Own[int] is not Own
+    with pytest.raises(TypeError, match="update_state was defined"):  # nobody's helper
+        type("Mine", (metrics.Accuracy,), {"update_state": len, "result": len})

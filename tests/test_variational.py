@@ -57,6 +57,14 @@ def parts_of(vae, x, weight=None, training=True, seed=5):
     return loss, parts, posterior, outputs
 
 
+def test_a_decoder_whose_sigmoid_cannot_be_left_out_is_refused():
+    vae = dl.VAE([dl.Dense(7)], [dl.Dense(7), dl.Dense(12, "sigmoid")], latent=3)
+    vae.decoder.layers[-1].register_forward_hook(lambda module, inputs, outputs: None)
+    vae.compile("adam")
+    with pytest.raises(ValueError, match="ends in a sigmoid before or in its last layer"):
+        vae.fit(X, verbose=0)
+
+
 def same_weights(one, other):
     assert one.state_dict().keys() == other.state_dict().keys()
     for name, value in one.state_dict().items():

@@ -19,7 +19,7 @@ from easydl.callbacks import History
 from easydl.data import as_source
 from easydl.errors import check_between, check_flag, check_positive_int, short_traceback, warn_user
 from easydl.layers import Dense, Flatten
-from easydl.layers.base import label, output_shape
+from easydl.layers.base import label, output_shape, takes_logits
 from easydl.model import Model, sample_shape
 from easydl.sequential import Sequential
 from easydl.training.compiled import compile_like
@@ -117,10 +117,11 @@ class Autoencoder(Model):
 
     def forward(self, x: Tensor, logits: bool = False) -> Tensor:  # type: ignore[override]
         """``decoder(encoder(x))``; ``logits`` leaves out a softmax or sigmoid at the very end."""
-        return self.decoder(self.encoder(x), logits=logits)
+        codes = self.encoder(x)
+        return self.decoder(codes, logits=True) if logits else self.decoder(codes)
 
     def final_activation(self) -> nn.Module | None:
-        return self.decoder.final_activation()
+        return self.decoder.final_activation() if takes_logits(self) else None
 
     def final_module(self) -> nn.Module | None:
         return self.decoder.final_module()

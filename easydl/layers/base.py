@@ -211,12 +211,13 @@ def can_be_left_out(module: Any) -> bool:
 def takes_logits(module: nn.Module) -> bool:
     """Whether it can leave its last activation out, and no hook would see that it did."""
     known = "logits" in inspect.signature(module.forward).parameters
-    return known and not foreign_hooks(module)
+    return known and not foreign_hooks(module, before=False)
 
 
-def foreign_hooks(module: nn.Module) -> list[Any]:
-    """The forward hooks that are not easydl's own."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+def foreign_hooks(module: nn.Module, before: bool = True) -> list[Any]:
+    """The forward hooks, those that run ``before`` it included, that are not easydl's own."""
+    hooks = list(module._forward_hooks.values())
+    hooks += module._forward_pre_hooks.values() if before else []
     functions = [getattr(hook, "func", hook) for hook in hooks]
     return [f for f in functions if not str(f.__module__).startswith("easydl.")]
 

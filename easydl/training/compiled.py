@@ -19,7 +19,7 @@ from easydl.errors import (
     did_you_mean,
     listed,
 )
-from easydl.layers.base import keep_activities, takes_logits
+from easydl.layers.base import keep_activities
 from easydl.training.groups import regroup
 from easydl.training.heads import Head, ending_of
 
@@ -112,6 +112,7 @@ class Compiled:
         self.waiting_batches = self.waiting_rows = 0
         self.heads: list[Head] = []
         self.heads_key: Any = None
+        self._ended = False  # whether the network ended in what the loss may do
         self.use_logits = False
         self.jitted: Any = None
 
@@ -176,10 +177,11 @@ class Compiled:
         Returns whether it was necessary: rows of another form, or a new last layer.
         """
         key = (describe(x), describe(y))
-        if self.heads_key == key and self.heads_belong_to(model):
+        activation = model.final_activation()
+        ends_as_before = self.heads_belong_to(model) and self._ended == (activation is not None)
+        if self.heads_key == key and ends_as_before:
             return False
-        x = map_tree(lambda t: t.to(self.device), x)
-        activation = model.final_activation() if takes_logits(model) else None
+        x, self._ended = map_tree(lambda t: t.to(self.device), x), activation is not None
         self.use_logits = False
         outputs = model.try_out(x)
         if isinstance(self.loss, (list, tuple, dict)) or not isinstance(outputs, Tensor):

@@ -82,6 +82,8 @@ class PowersOnce(CustomGraphPass):
 @torch.library.custom_op("easydl::product", mutates_args=())
 def product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` by oneDNN, for matrices of any strides."""
+    if not (b.is_contiguous() or b.t().is_contiguous()):
+        b = b.contiguous()  # part of a larger matrix, for which oneDNN has only a plain loop
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
@@ -96,7 +98,8 @@ def mkl_is_slow() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     amd = cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return amd and wide and torch.backends.mkldnn.is_available()
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return amd and wide and both
 
 
 class ByOneDNN(CustomGraphPass):
@@ -122,6 +125,11 @@ class ByOneDNN(CustomGraphPass):
 
     def uuid(self) -> str:
         return "easydl.training.jit.ByOneDNN 1"
+
+
+def large_products() -> list[CustomGraphPass]:
+    """What is done with them: nothing where the user has switched oneDNN off."""
+    return [ByOneDNN()] if mkl_is_slow() and torch.backends.mkldnn.enabled else []
 
 
 class InOrder(CustomGraphPass):
@@ -232,7 +240,7 @@ class Jit:
         options = {
             "fallback_random": True,
             "cpp_wrapper": model._compiled.device.type == "cpu",
-            "post_grad_custom_pre_pass": InOrder(PowersOnce(), *[ByOneDNN()] * mkl_is_slow()),
+            "post_grad_custom_pre_pass": InOrder(PowersOnce(), *large_products()),
             "post_grad_custom_post_pass": InPlace(),
             "reorder_for_locality": False,  # what is read late cannot be written in place
         }
@@ -248,9 +256,13 @@ class Jit:
         state, batches = self.model._compiled, iter(batches)
         flags = [parameter.requires_grad for parameter in state.parameters]
         if flags != self.flags and not self.eager:
-            self.looking, self.replaced, self.counted = True, "", ""
-            for x, y, w in itertools.islice(batches, state.accumulate):
-                yield x, y, w, self._first_step, 1
+            self.looking, self.replaced = True, ""
+            for _ in range(2):  # a number may be new in the first step, and stay
+                self.counted = ""
+                for x, y, w in itertools.islice(batches, state.accumulate):
+                    yield x, y, w, self._first_step, 1
+                if not self.counted:
+                    break
             self.flags, self.looking = flags, False
             self._look(steps)
         while not self.eager:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from easydl import initializers
 from easydl.data.pictures import Transforms
 from easydl.errors import check_path, check_positive_int, did_you_mean, listed
+from easydl.layers.base import takes_logits
 from easydl.model import Model
 from easydl.saving import load_model
 from easydl.saving.weights import (
@@ -109,16 +110,17 @@ class Classifier(Model):
     def compute_loss(self, x: Any, y: Any, sample_weight: Tensor | None = None) -> tuple:
         """Model's; in training, of networks with auxiliary heads, with their share of the loss."""
         share = AUXILIARY_WEIGHT.get(self.architecture, 0.0)
-        if not (self.training and share and self._compiled.use_logits):
+        if not (self.training and share and self._compiled.heads):
             return super().compute_loss(x, y, sample_weight)
-        head = self._compiled.heads[0]
-        main, *others = (logits for logits in self.network(x) if logits is not None)  # type: ignore
+        head, logits = self._compiled.heads[0], self._compiled.use_logits
+        outputs = [one for one in self.network(x) if one is not None]  # type: ignore[misc]
+        main, *others = outputs if logits else [one.softmax(1) for one in outputs]
         loss = head.compute(main, y, sample_weight)
         loss = loss + share * sum(head.compute(one, y, sample_weight) for one in others)
         return head.weight * loss + self.penalty(), main
 
-    def final_activation(self) -> nn.Module:
-        return nn.Softmax(1)
+    def final_activation(self) -> nn.Module | None:
+        return nn.Softmax(1) if takes_logits(self) else None
 
     def final_module(self) -> nn.Module:
         return self.network.get_submodule(self.head_names[-1])  # type: ignore[union-attr]

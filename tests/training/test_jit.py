@@ -198,14 +198,15 @@ def test_what_is_read_later_is_not_written_before(late):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_products_are_computed_by_onednn_and_others_left_alone(dtype):
     def computed(x, w, bias):
-        return x @ w, torch.addmm(bias, x, w.t()), x[:2] @ w, torch.addmm(bias, x, w, beta=2)
+        part = torch.addmm(bias[:290], x, w[:, 5:295])  # of a larger matrix
+        return x @ w, torch.addmm(bias, x, w.t()), part, x[:2] @ w, torch.addmm(bias, x, w, beta=2)
 
     given = [torch.randn(shape, dtype=dtype) for shape in ((128, 300), (300, 300), (300,))]
     module = make_fx(computed)(*given)
     ByOneDNN()(module.graph)
     module.recompile()
     products = module.graph.find_nodes(op="call_function", target=torch.ops.easydl.product.default)
-    assert len(products) == (2 if dtype == torch.float32 else 0)
+    assert len(products) == (3 if dtype == torch.float32 else 0)
     for mine, plain in zip(module(*given), computed(*given)):
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
 
@@ -218,7 +219,8 @@ def test_mkl_is_slow_on_processors_of_amd_that_have_avx512(monkeypatch, cpuinfo,
     monkeypatch.setattr(jit_module.Path, "is_file", lambda _: True)
     monkeypatch.setattr(jit_module.Path, "read_text", lambda _: f"vendor_id: {cpuinfo}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    for library in (torch.backends.mkldnn, torch.backends.mkl):
+        monkeypatch.setattr(library, "is_available", lambda: True)
     assert jit_module.mkl_is_slow.__wrapped__() is slow
 
 
@@ -323,6 +325,22 @@ AROUND = {
         "y": None,
     },
 }
+
+
+class Remembers(dl.Model):
+    """Keeps a number that is another in the first step, and stays."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        self.rows = len(x)
+        return self.linear(x)
+
+
+def test_jit_compiles_where_a_number_changes_in_the_first_step_alone(traced):
+    same(traced, Remembers, fitting={"steps_per_epoch": 10})
 
 
 def test_jit_leaves_a_loss_that_counts_to_the_eager_steps(traced):

@@ -106,8 +106,11 @@ def small_googlenet():
     return model
 
 
-def test_auxiliary_heads_train_with_their_share_of_the_loss():
+@pytest.mark.parametrize("hooked", [False, True])
+def test_auxiliary_heads_train_with_their_share_of_the_loss(hooked):
     model = small_googlenet()
+    if hooked:  # which would see logits, were the softmax left out
+        model.register_forward_hook(lambda module, inputs, outputs: None)
     twin = get_model("googlenet", weights=None, num_classes=3, aux_logits=True, init_weights=False)
     twin.load_state_dict(model.state_dict())
     model.double(), twin.double()  # BatchNorm over so few numbers amplifies float32's rounding
