@@ -12,6 +12,7 @@ functions below; nothing is inherited from easydl. The life of a layer:
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -210,8 +211,13 @@ def can_be_left_out(module: Any) -> bool:
 
 def takes_logits(module: nn.Module) -> bool:
     """Whether it can leave its last activation out, and no hook would see that it did."""
-    known = "logits" in inspect.signature(module.forward).parameters
-    return known and not foreign_hooks(module, before=False)
+    forward = getattr(module.forward, "__func__", module.forward)
+    return not foreign_hooks(module, before=False) and _names_logits(forward)
+
+
+@functools.lru_cache(256)  # asked at every train_on_batch, and 10 µs of reading each time
+def _names_logits(function: Any) -> bool:
+    return "logits" in inspect.signature(function).parameters
 
 
 def foreign_hooks(module: nn.Module, before: bool = True) -> list[Any]:
