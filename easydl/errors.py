@@ -84,7 +84,9 @@ def refuse_uncalled(cls: type, known: dict[str, tuple[str, ...]]) -> None:
     own = {name for base in users for name in vars(base)}
     written = {text for text in known if text.partition("(")[0] in own}
     for text, names in known.items():
-        for name in names if text not in written else ():
+        if text in written:
+            continue
+        for name in names:
             # update() may well call a compute() of its own, but nobody's update_state().
             if name in own and not (written and name in ("call", "compute", "forward")):
                 raise TypeError(

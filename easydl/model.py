@@ -864,8 +864,8 @@ class Model(nn.Module):
         """The last softmax or sigmoid that ``model(x, logits=True)`` leaves out, if it can."""
         network = self.network
         plain = type(network) is nn.Sequential and not foreign_hooks(network)
-        own = type(self).forward is not Model.forward or not takes_logits(self)
-        if plain and len(network) and not own:  # type: ignore[arg-type]
+        inherited = type(self).forward is Model.forward and takes_logits(self)
+        if plain and len(network) and inherited:  # type: ignore[arg-type]
             last = network[-1]  # type: ignore[index]
             return last if can_be_left_out(last) else None
         return None

@@ -172,9 +172,9 @@ class Sequential(Model):
         return None if self.built_shape is None else output_shape(self, (None, *self.built_shape))
 
     def final_activation(self) -> nn.Module | None:
-        last = self.final_module()
         if not takes_logits(self):
             return None
+        last = self.final_module()
         if isinstance(last, Sequential):
             return last.final_activation()
         if can_be_left_out(last):

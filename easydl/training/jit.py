@@ -92,18 +92,17 @@ def _(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
 
 
-@functools.cache
 def mkl_is_slow() -> bool:
-    """Whether MKL, torch's choice, leaves AVX-512 unused, which it does on AMD's processors."""
+    """Whether MKL, torch's choice, leaves AVX-512 unused (on AMD's processors) and oneDNN is on."""
     cpuinfo = Path("/proc/cpuinfo")
     amd = cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return amd and wide and both
+    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return amd and wide and torch.backends.mkl.is_available() and bool(onednn)
 
 
 class ByOneDNN(CustomGraphPass):
-    """Has oneDNN compute the large matrix products: twice as fast where ``mkl_is_slow``."""
+    """Has oneDNN compute the products of ``SMALL`` multiply-adds and more; see ``mkl_is_slow``."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:
         aten, by_onednn = torch.ops.aten, torch.ops.easydl.product.default
@@ -125,11 +124,6 @@ class ByOneDNN(CustomGraphPass):
 
     def uuid(self) -> str:
         return "easydl.training.jit.ByOneDNN 1"
-
-
-def large_products() -> list[CustomGraphPass]:
-    """What is done with them: nothing where the user has switched oneDNN off."""
-    return [ByOneDNN()] if mkl_is_slow() and torch.backends.mkldnn.enabled else []
 
 
 class InOrder(CustomGraphPass):
@@ -237,10 +231,11 @@ class Jit:
         self.ready: Any = None
         # A code object of its own, because torch counts recompilations by code object.
         run = types.FunctionType(type(self)._run.__code__.replace(), globals())
+        products = [ByOneDNN()] if mkl_is_slow() else []
         options = {
             "fallback_random": True,
             "cpp_wrapper": model._compiled.device.type == "cpu",
-            "post_grad_custom_pre_pass": InOrder(PowersOnce(), *large_products()),
+            "post_grad_custom_pre_pass": InOrder(PowersOnce(), *products),
             "post_grad_custom_post_pass": InPlace(),
             "reorder_for_locality": False,  # what is read late cannot be written in place
         }

@@ -575,7 +575,7 @@ def twice(module, inputs, outputs):
 
 def test_hooks_that_the_file_would_not_hold_are_refused(tmp_path):
     model = dl.Sequential([Doubled(4, 3), nn.Linear(3, 1)])
-    other = back(model, tmp_path / "m.easydl", {"Doubled": Doubled})  # no word: made again
+    other = back(model, tmp_path / "m.easydl", {"Doubled": Doubled})  # which puts it on
     torch.testing.assert_close(other(X), model(X), rtol=0, atol=0)
     model.layers[1].register_forward_hook(twice)
     with pytest.raises(ValueError, match=r"1 \(Linear\) has forward hooks, which the file would"):

@@ -53,12 +53,13 @@ def test_means_do_not_depend_on_when_they_are_brought_up_to_date(
 def test_targets_that_are_kept_count_as_memory_too(monkeypatch, metrics):
     kept = []
     add = meter.Meter.add
+
+    def counted(self, *given):
+        add(self, *given)
+        kept.append(len(self._pending))
+
     monkeypatch.setattr(meter, "LARGEST", 60)
-    monkeypatch.setattr(
-        meter.Meter,
-        "add",
-        lambda self, *given: (add(self, *given), kept.append(len(self._pending))),
-    )
+    monkeypatch.setattr(meter.Meter, "add", counted)
     model = dl.Model(nn.Conv1d(3, 2, 1))
     model.compile("sgd", nn.CrossEntropyLoss(weight=torch.ones(2)), metrics=metrics)
     model.evaluate(torch.randn(40, 3, 10), torch.ones(40, 10).long(), batch_size=2, verbose=0)
