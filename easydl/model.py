@@ -18,7 +18,7 @@ from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
 from easydl.data import Arrays, Stream, as_source, picture_sets
-from easydl.data.convert import Tree, leaves, rows_of
+from easydl.data.convert import Tree, all_rows, leaves, rows_of
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
 from easydl.data.stream import reading
@@ -550,11 +550,12 @@ class Model(nn.Module):
                     "predict was called before fit or load_weights: these are the outputs of "
                     "random weights."
                 )
+        if not self.widest_row and batch_size is None and (source.samples or 0) > 32:
+            prepare.try_rows(self, source.peek()[0], "x")
         cut_for_a_pass(self, source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         with reading(source):
-            outputs = list(self._outputs(source, hooks))
-        return _concatenate(outputs)
+            return all_rows(self._outputs(source, hooks), source.samples if steps is None else None)
 
     def map_rows(self, function: Callable[[Tensor], Any], x: Any, batch_size: Any = None) -> Any:
         """What ``function`` gives for every row, batch by batch, as ``predict`` gives the outputs.
@@ -573,7 +574,7 @@ class Model(nn.Module):
         prepare.get_inputs_ready(self, source)
         cut_for_a_pass(self, source, batch_size, None, self.device)
         with reading(source):
-            return _concatenate(list(self._outputs(source, (), function)))
+            return all_rows(self._outputs(source, (), function), source.samples)
 
     def _outputs(
         self, source: Arrays | Stream, hooks: Sequence[Callback], function: Any = None
@@ -1160,22 +1161,6 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _concatenate(outputs: list[Any]) -> Any:
-    first = outputs[0]
-    if isinstance(first, dict):
-        return {key: _to_array([out[key] for out in outputs]) for key in first}
-    if isinstance(first, (tuple, list)):
-        return [_to_array(list(column)) for column in zip(*outputs)]
-    return _to_array(outputs)
-
-
-def _to_array(parts: list[Tensor]) -> np.ndarray:
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if whole.is_floating_point():
-        whole = whole.float()
-    return whole.cpu().numpy()
 
 
 def _note_given_weights(module: nn.Module, keys: Any) -> None:

@@ -978,6 +978,16 @@ def test_metrics_names_are_those_of_evaluate():
     assert len(model.metrics_names) > 1
 
 
+@pytest.mark.filterwarnings("ignore:predict was called before")
+def test_predict_takes_as_many_rows_at_a_time_as_evaluate_where_nothing_was_compiled():
+    network = nn.Sequential(nn.Linear(1, 10_000), nn.Linear(10_000, 1))
+    rows = []
+    network[1].register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    outputs = dl.Model(network).predict(torch.ones(300, 1))
+    assert rows == [2, 128, 128, 44]  # two to see how wide it is
+    assert outputs.shape == (300, 1) and (outputs == outputs[0]).all()
+
+
 def test_predict_keeps_no_rows():
     model = dl.Model(nn.Linear(3, 1))
     model.compile("sgd", "mse")

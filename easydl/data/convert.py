@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,41 @@ def map_tree(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
     if isinstance(tree, (tuple, list)):
         return tuple(map_tree(function, value) for value in tree)
     return function(tree)
+
+
+def all_rows(batches: Iterator[Tree], samples: int | None = None) -> Any:
+    """All batches' rows as NumPy arrays, in the batches' form: a list for a tuple.
+
+    Args:
+        batches: tensors ``(n, …)``, or tuples, lists or dicts of such.
+        samples: how many rows come in all, where that is known: then they are written where they
+            shall lie, and no batch is kept.
+    """
+    first = next(batches)
+    if samples is None or samples == rows_of(first):
+        parts = [leaves(first), *map(leaves, batches)]
+        wholes = [part[0] if len(part) == 1 else torch.cat(part) for part in zip(*parts)]
+    else:
+        wholes = [leaf.new_empty(samples, *leaf.shape[1:]) for leaf in leaves(first)]
+        start = 0
+        for batch in itertools.chain([first], batches):
+            stop = start + rows_of(batch)
+            for whole, leaf in zip(wholes, leaves(batch)):
+                if leaf.shape[1:] != whole.shape[1:]:  # a slice would take it and repeat it
+                    raise ValueError(
+                        f"the network returned rows of shape {tuple(leaf.shape[1:])} after rows of "
+                        f"shape {tuple(whole.shape[1:])}; expected the same shape in every batch."
+                    )
+                whole[start:stop] = leaf
+            start = stop
+    whole = iter(wholes)
+    numbers = map_tree(lambda _: to_numpy(next(whole)), first)
+    return list(numbers) if isinstance(numbers, tuple) else numbers
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Floating numbers as float32."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
 
 
 def to_tensor(value: Any, what: str) -> Tensor:

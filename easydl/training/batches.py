@@ -100,7 +100,7 @@ def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
 
 
 def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
-    """Rows at a time where nothing is learnt: 32 to 8,192, 6 to 12 MB in the widest layer."""
+    """Rows at a time where nothing is learnt: 32 to 8,192, 3 to 6 MB in the widest layer."""
     if source.samples is None or source.samples <= fallback:
         return fallback
     return rows_that_fit(model, sum(math.prod(shape) for shape in shapes_of(source.peek()[0])))
@@ -108,7 +108,7 @@ def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
 
 def rows_that_fit(model: Model, numbers: int) -> int:
     """The same for samples of so many numbers: a power of two, which kernels like best."""
-    rows = 2**21 / max(numbers, model.widest_row, 1)
+    rows = 2**20 / max(numbers, model.widest_row, 1)
     return 2 ** round(math.log2(min(max(rows, 32), 8192)))
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from easydl.data.convert import cast_inputs, check_finite, leaves, map_tree, to_tensor
+from easydl.data.convert import all_rows, cast_inputs, check_finite, leaves, map_tree, to_tensor
 
 NUMBERS = np.arange(12.0).reshape(4, 3)
 KINDS = ["f2", "f4", "f8", "g", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
@@ -94,6 +94,21 @@ def test_map_tree_keeps_the_form():
     assert map_tree(len, tree) == {"a": 2, "b": (1, (3,))}
     assert [len(leaf) for leaf in leaves(tree)] == [2, 1, 3]
     assert map_tree(len, None) is None and leaves(None) == []
+
+
+@pytest.mark.parametrize("samples", [None, 5])
+def test_all_rows_are_written_in_the_batches_form(samples):
+    rows = torch.arange(10.0).view(5, 2)
+    parts = rows.split(2)
+    assert (all_rows(iter(parts), samples) == rows.numpy()).all()
+    named = all_rows(({"a": part, "b": part.long()} for part in parts), samples)
+    assert (named["a"] == rows.numpy()).all() and named["b"].dtype == np.int64
+    for form in (list, tuple):
+        pair = all_rows((form([part, part.bfloat16()]) for part in parts), samples)
+        assert isinstance(pair, list) and (pair[1] == rows.numpy()).all()
+        assert pair[1].dtype == np.float32
+    with pytest.raises((ValueError, RuntimeError), match=r"[Ss]ize|same shape in every batch"):
+        all_rows(iter([torch.zeros(2, 3), torch.zeros(3, 1)]), samples)
 
 
 def test_tables_other_than_pandas_are_read_column_by_column():
