@@ -233,8 +233,9 @@ class Loss:
     Subclass it for a loss with options, or pass any callable ``(y_pred, y_true)`` to ``compile``.
 
     Args:
-        function: one of this module's functions, or yours with a ``reduction`` argument.
-        name: shown in messages.
+        function: one of this module's functions, or yours with a ``reduction`` argument; left out
+            by a subclass with a ``__call__(self, y_pred, y_true, reduction="mean")`` of its own.
+        name: shown in messages; the class's own by default.
         options: further arguments of ``function``.
 
     Shape:
@@ -254,10 +255,21 @@ class Loss:
         known = "__call__(self, y_pred, y_true, reduction='mean')"
         refuse_uncalled(cls, {known: ("call", "forward")})
 
-    def __init__(self, function: Callable[..., Tensor], name: str, **options: Any):
-        self.function, self.name, self.options = function, name, options
+    def __init__(
+        self,
+        function: Callable[..., Tensor] | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.function, self.options = function, options
+        self.name = name or type(self).__name__
 
     def __call__(self, y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
+        if self.function is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has neither a function nor a "
+                "__call__(self, y_pred, y_true, reduction='mean')"
+            )
         return self.function(y_pred, y_true, reduction=reduction, **self.options)
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ unless the metric's own text says nan.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from easydl.errors import check_between, check_positive_int, look_up, refuse_uncalled
 from easydl.losses import in_torch_order
@@ -70,6 +71,11 @@ class Metric:
             "reset(self)": ("reset_state", "reset_states"),
         }  # fmt: skip
         refuse_uncalled(cls, known)
+        if list(inspect.signature(cls.update).parameters)[1:3] == ["y_true", "y_pred"]:
+            raise TypeError(
+                f"{cls.__name__}.update takes (y_true, y_pred), but is given the outputs first; "
+                "expected update(self, y_pred, y_true, sample_weight=None)."
+            )
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or _snake(type(self).__name__)
@@ -78,12 +84,12 @@ class Metric:
     def update(self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None = None) -> None:
         """Take one batch in."""
         raise NotImplementedError(
-            f"{type(self).__name__} has no update(self, y_pred, y_true, sample_weight=None)."
+            f"{type(self).__name__} has no update(self, y_pred, y_true, sample_weight=None)"
         )
 
     def result(self) -> Any:
         """The value over everything since ``reset``: a float, or an array where the class says."""
-        raise NotImplementedError(f"{type(self).__name__} has no result(self).")
+        raise NotImplementedError(f"{type(self).__name__} has no result(self)")
 
     def reset(self) -> None:
         """Forget everything."""
@@ -411,6 +417,50 @@ class FunctionMetric(_Mean):
             )
         else:
             self._take(values, sample_weight)
+
+
+class ObjectMetric(Metric):
+    """A metric of torchmetrics' kind: it takes batches in and is asked once, at the end.
+
+    What an object with ``update(y_pred, y_true)``, ``compute()`` and ``reset()`` becomes in
+    ``metrics=[…]``. Called like a function it would give each batch's value, and the mean of those
+    is not the value of all rows.
+
+    Args:
+        metric: the object.
+        name: the key in the history; the class's own in small letters if None.
+
+    Raises:
+        ValueError: with sample weights, which such metrics have no place for.
+
+    Example:
+        >>> import torchmetrics  # doctest: +SKIP
+        >>> metric = ObjectMetric(torchmetrics.AUROC(task="binary"))  # doctest: +SKIP
+    """
+
+    def __init__(self, metric: Any, name: str | None = None) -> None:
+        super().__init__(name or _snake(type(metric).__name__))
+        self.metric = metric
+
+    def update(self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Take one batch in."""
+        if sample_weight is not None:
+            raise ValueError(
+                f"{self.name} takes no sample weights; expected a metric of easydl, or no weights."
+            )
+        if isinstance(self.metric, nn.Module):
+            self.metric.to(y_pred.device)
+        self.metric.update(y_pred.detach(), y_true.detach())
+
+    def result(self) -> Any:
+        """What ``compute`` gives: a float, or an array."""
+        value = torch.as_tensor(self.metric.compute())
+        return value.item() if value.ndim == 0 else value.cpu().numpy()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.metric.reset()
 
 
 class R2Score(Metric):
@@ -863,6 +913,16 @@ def get(spec: Any) -> Metric:
             f"the class {spec.__name__} was given as a metric; expected an object: write "
             f"{spec.__name__}()."
         )
+    if hasattr(spec, "update_state"):
+        kind = type(spec).__name__
+        known = [cls.__name__ for cls in NAMES.values()]
+        raise TypeError(
+            f"the metric {spec!r:.80} was given, which counts in update_state as Keras's do; "
+            f"expected easydl.metrics.{kind if kind in known else 'Metric'} (or a subclass with "
+            "update(self, y_pred, y_true, sample_weight=None)), a name, or a function."
+        )
+    if all(hasattr(spec, verb) for verb in ("update", "compute", "reset")):
+        return ObjectMetric(spec)
     if callable(spec):
         return FunctionMetric(in_torch_order(spec))
     raise TypeError(

@@ -41,7 +41,7 @@ class Optimizer:
         known = "make(self, params), which returns a torch.optim.Optimizer"
         refuse_uncalled(cls, {known: ("step", "update_step", "apply_gradients")})
 
-    def __init__(self, learning_rate: Any, weight_decay: float | None) -> None:
+    def __init__(self, learning_rate: Any = 1e-3, weight_decay: float | None = None) -> None:
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.schedule: LearningRateSchedule | TorchSchedule | None = None

@@ -647,3 +647,22 @@ def test_a_formula_under_another_library_s_name_is_refused(name):
     both = {name: lambda self, *given: 1, "__call__": lambda self, *given, **options: 1}
     base = type("Base", (losses.CategoricalCrossentropy,), both)
     assert type("Mine", (base,), {name: lambda self, *given: 2})()(None, None) == 1
+
+
+def test_a_loss_of_your_own_needs_no_function():
+    class Squares(losses.Loss):
+        def __call__(self, y_pred, y_true, reduction="mean"):
+            return losses.mean_squared_error(y_pred, y_true, reduction)
+
+    x, y = torch.randn(7, 3), torch.randn(7, 1)
+    histories = []
+    for loss in (Squares, Squares(), "mse"):
+        dl.seed(0)
+        model = dl.Sequential([dl.Dense(1)])
+        model.compile("sgd", loss)
+        weights = torch.arange(7.0)
+        histories.append(model.fit(x, y, sample_weight=weights, verbose=0).history)
+    assert histories[0] == histories[1] == histories[2]
+    assert Squares().name == "Squares"
+    with pytest.raises(NotImplementedError, match="Mine has neither a function nor a __call__"):
+        type("Mine", (losses.Loss,), {})()(x, x)

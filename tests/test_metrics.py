@@ -827,3 +827,56 @@ def test_a_metric_may_be_generic_and_call_its_own_methods_what_it_likes():
     assert Own[int] is not Own
     with pytest.raises(TypeError, match="update_state was defined"):  # nobody's helper
         type("Mine", (metrics.Accuracy,), {"update_state": len, "result": len})
+
+
+def test_an_update_in_keras_s_order_is_refused():
+    with pytest.raises(TypeError, match=r"Mine.update takes \(y_true, y_pred\).*outputs first"):
+        type("Mine", (metrics.Metric,), {"update": lambda self, y_true, y_pred, w=None: None})
+
+
+def test_a_metric_of_keras_s_kind_is_refused():
+    with pytest.raises(TypeError, match=r"expected easydl.metrics.Precision \(or"):
+        metrics.get(keras.metrics.Precision())
+    with pytest.raises(TypeError, match=r"expected easydl.metrics.Metric \(or"):
+        metrics.get(keras.metrics.FalsePositives())
+
+
+class Area(nn.Module):
+    """As torchmetrics has it: counts in place, and is asked at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.reset()
+
+    def forward(self, y_pred, y_true):
+        raise AssertionError("called like a function")
+
+    def update(self, y_pred, y_true):
+        self.seen += len(y_pred)
+        self.pairs.append((y_pred, y_true))
+
+    def compute(self):
+        y_pred, y_true = (torch.cat(column) for column in zip(*self.pairs))
+        assert self.seen == len(y_pred)
+        return torch.tensor(sk.roc_auc_score(y_true.numpy(), y_pred.numpy()))
+
+    def reset(self):
+        self.seen, self.pairs = torch.zeros(()), []
+
+
+def test_a_metric_of_torchmetrics_kind_is_asked_once_for_all_rows():
+    x = torch.randn(50, 3)
+    y = (x.sum(1, keepdim=True) + torch.randn(50, 1) > 0).float()
+    model = dl.Sequential([dl.Dense(1, activation="sigmoid")])
+    model.compile("sgd", "binary_crossentropy", metrics=[Area(), metrics.AUC()])
+    logs = model.fit(x, y, 7, 3, validation_split=0.3, verbose=0).history
+    assert logs["val_area"] == pytest.approx(logs["val_auc"])
+    assert logs["area"] == pytest.approx(logs["auc"])
+    expected = sk.roc_auc_score(y, model.predict(x))
+    evaluated = model.evaluate(x, y, batch_size=7, verbose=0, return_dict=True)
+    assert evaluated["area"] == pytest.approx(expected)
+    named = metrics.ObjectMetric(Area(), "mine")
+    named.update(x[:, :1], y)
+    assert named.name == "mine" and isinstance(named.result(), float)
+    with pytest.raises(ValueError, match="mine takes no sample weights"):
+        named.update(x[:, :1], y, torch.ones(50))

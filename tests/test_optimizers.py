@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import easydl as dl
 from easydl import optimizers, schedules
 
 torch.set_num_threads(1)
@@ -368,3 +369,13 @@ def test_schedules_are_reached_through_optimizers():
 def test_a_step_of_one_s_own_is_refused():
     with pytest.raises(TypeError, match=r"Mine.step was defined, .* expected make\(self, params\)"):
         type("Mine", (optimizers.Adam,), {"step": lambda self: None})
+
+
+def test_an_optimizer_of_your_own_needs_no_init():
+    class Mine(optimizers.Optimizer):
+        def make(self, params):
+            return torch.optim.SGD(params, lr=self.learning_rate)
+
+    model = dl.Sequential([dl.Dense(1, input_dim=2)])
+    model.compile(Mine(), "mse")
+    assert model.learning_rate == 1e-3

@@ -72,8 +72,8 @@ PUBLIC = {
     """,
     "easydl.metrics": """
         AUC Accuracy BinaryAccuracy CategoricalAccuracy ConfusionMatrix CosineSimilarity
-        F1Score FunctionMetric MeanAbsoluteError MeanSquaredError Metric Precision R2Score
-        Recall RootMeanSquaredError SparseCategoricalAccuracy SparseTopKCategoricalAccuracy
+        F1Score FunctionMetric MeanAbsoluteError MeanSquaredError Metric ObjectMetric Precision
+        R2Score Recall RootMeanSquaredError SparseCategoricalAccuracy SparseTopKCategoricalAccuracy
         TopKCategoricalAccuracy get
     """,
     "easydl.models": """

@@ -15,6 +15,7 @@ import inspect
 import itertools
 import math
 import operator
+import textwrap
 import time
 import types
 import warnings
@@ -513,7 +514,8 @@ def why(error: Exception) -> str:
             "the steps were compiled too often, since what is no tensor (an attribute, a setting "
             "of the optimizer) or what is frozen keeps changing"
         )
-    return f"torch cannot compile this model ({str(error).strip()[:120]})"
+    said = textwrap.shorten(str(error), 150, placeholder=" …")
+    return f"torch cannot compile this model ({said})"
 
 
 def part_of(tree: Any, rows: slice) -> Any:

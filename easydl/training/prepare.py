@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -296,14 +297,16 @@ def rehearse(model: Model, source: Source) -> None:
         kept = [(metric, plain_state(metric)) for _, metric in meter.named_metrics]
         named = {"loss": loss} | (parts[0] if parts else {})
         try:
-            meter.add(named, rows_of(x), outputs, y, w)
-            meter.read()
+            with warnings.catch_warnings():  # of one class in two rows, say
+                warnings.simplefilter("ignore")
+                meter.add(named, rows_of(x), outputs, y, w)
+                meter.read()
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             if is_dead_worker(error):
                 raise
             raise ValueError(
-                f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}. "
-                "Expected a function (y_pred, y_true) -> tensor, a name, or a Metric with "
+                f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}; "
+                "expected a function (y_pred, y_true) -> tensor, a name, or a Metric with "
                 "update(self, y_pred, y_true, sample_weight=None)."
             ) from error
         meter.reset()
