@@ -236,6 +236,7 @@ class Jit:
         options = {
             "fallback_random": True,
             "cpp_wrapper": model._compiled.device.type == "cpu",
+            "cpp.min_chunk_size": 4096,  # numbers for which a second thread is worth its waking
             "post_grad_custom_pre_pass": InOrder(PowersOnce(), *products),
             "post_grad_custom_post_pass": InPlace(),
             "reorder_for_locality": False,  # what is read late cannot be written in place
