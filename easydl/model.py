@@ -271,7 +271,7 @@ class Model(nn.Module):
         outputs = self._call(x)
         if len(state.heads) == 1 and isinstance(outputs, Tensor):
             head = state.heads[0]
-            outputs = head.with_rows(outputs, len(y))
+            outputs = head.with_rows(outputs, y.shape[0])
             loss = head.compute(outputs, y, sample_weight)
             if head.weight != 1:
                 loss = loss * head.weight

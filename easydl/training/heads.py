@@ -205,7 +205,7 @@ class Head:
 
     def with_rows(self, output: Tensor, rows: int) -> Tensor:
         """The output, with its first axis again where squeeze() took it from a batch of one row."""
-        if output.dim() and len(output) == rows:
+        if output.dim() and output.shape[0] == rows:
             return output
         if output.numel() != rows * torch.Size(self.shape).numel():
             raise ValueError(
