@@ -18,6 +18,7 @@ unless the metric's own text says nan.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -30,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from easydl.data.convert import map_tree
 from easydl.errors import check_between, check_positive_int, look_up, refuse_uncalled
 from easydl.losses import in_torch_order
 
@@ -94,6 +96,18 @@ class Metric:
     def reset(self) -> None:
         """Forget everything."""
         self.state = {}
+
+    def gathered(self) -> dict[str, Any]:
+        """Copies of its dicts and lists, which is where sums are; what it was told is no such."""
+        return {
+            name: map_tree(torch.clone, value) if isinstance(value, dict) else list(value)
+            for name, value in vars(self).items()
+            if isinstance(value, (dict, list))
+        }
+
+    def put_back(self, gathered: dict[str, Any]) -> None:
+        """Go on from what ``gathered`` gave."""
+        vars(self).update(gathered)
 
     def _add(self, **sums: Tensor) -> None:
         # Not in place: sums made under torch.inference_mode() may not be changed outside it.
@@ -461,6 +475,14 @@ class ObjectMetric(Metric):
         """Forget everything."""
         super().reset()
         self.metric.reset()
+
+    def gathered(self) -> dict[str, Any]:
+        """A copy of all that the object holds."""
+        return copy.deepcopy(vars(self.metric))
+
+    def put_back(self, gathered: dict[str, Any]) -> None:
+        """Go on from what ``gathered`` gave; the object stays the same."""
+        vars(self.metric).update(gathered)
 
 
 class R2Score(Metric):

@@ -864,12 +864,21 @@ class Area(nn.Module):
         self.seen, self.pairs = torch.zeros(()), []
 
 
+class Watch(dl.Callback):
+    """Reads the running means after every batch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.area, self.auc = logs["area"], logs["auc"]
+
+
 def test_a_metric_of_torchmetrics_kind_is_asked_once_for_all_rows():
     x = torch.randn(50, 3)
     y = (x.sum(1, keepdim=True) + torch.randn(50, 1) > 0).float()
     model = dl.Sequential([dl.Dense(1, activation="sigmoid")])
     model.compile("sgd", "binary_crossentropy", metrics=[Area(), metrics.AUC()])
-    logs = model.fit(x, y, 7, 3, validation_split=0.3, verbose=0).history
+    watch = Watch()
+    logs = model.fit(x, y, 7, 3, validation_split=0.3, verbose=0, callbacks=[watch]).history
+    assert watch.area == pytest.approx(watch.auc) == logs["auc"][-1]
     assert logs["val_area"] == pytest.approx(logs["val_auc"])
     assert logs["area"] == pytest.approx(logs["auc"])
     expected = sk.roc_auc_score(y, model.predict(x))

@@ -23,6 +23,7 @@ from easydl.data.arrays import Arrays
 from easydl.data.stream import Stream
 from easydl.data.workers import random_states, set_random_states
 from easydl.errors import check_path, check_positive_int, warn_user
+from easydl.metrics import ObjectMetric
 from easydl.saving.container import Reader, pack, read_json, write_atomically
 from easydl.saving.objects import Decoder, Encoder
 from easydl.saving.optimizer import restore_training_state, training_state
@@ -255,6 +256,8 @@ class BackupAndRestore(Callback):
             return  # a gradient is half summed up, batches were read ahead, or the epoch ends here
         if state.jitted is not None and state.jitted.looking:
             return
+        if any(isinstance(metric, ObjectMetric) for _, metric in meter.named_metrics):
+            return  # what it has gathered is known to itself alone: after the epoch
         if self.every is None:
             due = time.monotonic() - self._saved_at > self._pause
         else:

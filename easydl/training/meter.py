@@ -86,20 +86,20 @@ class Meter:
         kept = (
             self._parts, self._pending, self._pending_size, dict(self._sums), dict(self._counts)
         )  # fmt: skip
-        states = [sums_of(metric) for _, metric in self.named_metrics]
+        states = [metric.gathered() for _, metric in self.named_metrics]
         try:
             return self.read()
         finally:
             self._parts, self._pending, self._pending_size, self._sums, self._counts = kept
             for (_, metric), state in zip(self.named_metrics, states):
-                vars(metric).update(state)
+                metric.put_back(state)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far and what waits to be summed up, for a checkpoint."""
         return {
             "sums": self._sums,
             "counts": self._counts,
-            "metrics": [sums_of(metric) for _, metric in self.named_metrics],
+            "metrics": [metric.gathered() for _, metric in self.named_metrics],
             "parts": self._parts,
             "pending": self._pending,
         }
@@ -111,7 +111,7 @@ class Meter:
         self._parts, self._pending = state["parts"], state["pending"]
         self._pending_size = sum(size_of(outputs) + size_of(y) for outputs, y, _ in self._pending)
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
-            vars(metric).update(sums)
+            metric.put_back(sums)
 
     def read(self) -> dict[str, float]:
         """Means so far. Waits for the device."""
@@ -192,15 +192,6 @@ def counts_of(metric: Metric) -> Any:
 def joined(batches: Iterable[Any], index: int) -> Tensor:
     """A copy of one output's, or one target's, rows of all batches: a metric may write into it."""
     return torch.cat([b if isinstance(b, Tensor) else leaves(b)[index] for b in batches])
-
-
-def sums_of(metric: Any) -> dict[str, Any]:
-    """What a metric has gathered: copies of its dicts and lists; what it was told is no such."""
-    return {
-        name: map_tree(torch.clone, value) if isinstance(value, dict) else list(value)
-        for name, value in vars(metric).items()
-        if isinstance(value, (dict, list))
-    }
 
 
 def on_device(value: Any, device: torch.device) -> Any:

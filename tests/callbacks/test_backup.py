@@ -399,6 +399,33 @@ def test_the_clock_saves_amid_an_epoch(tmp_path, monkeypatch):
     assert same(state_of(fit(plain, tmp_path, save_freq="epoch")), state_of(fit(plain)))
 
 
+class Rows:
+    """A metric of another library's kind, with its numbers where only it knows."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.seen = 0
+
+    def update(self, y_pred, y_true):
+        self.seen += len(y_pred)
+
+    def compute(self):
+        return float(self.seen)
+
+
+def test_metrics_of_other_libraries_are_kept_between_epochs_only(tmp_path):
+    def make():
+        return network(metrics=[Rows()]), WHOLE
+
+    assert fit(make, tmp_path, crash=10) is None
+    assert all(name.endswith("-batch00000000.easydl") for name in os.listdir(tmp_path))
+    again = fit(make, tmp_path)
+    assert again.history.history["rows"] == [70.0] * 3
+    assert same(state_of(again), state_of(fit(make)))
+
+
 class StopInValidation(Callback):
     def __init__(self, error):
         self.error = error
