@@ -94,6 +94,19 @@ def refuse_uncalled(cls: type, known: dict[str, tuple[str, ...]]) -> None:
                 )
 
 
+def refuse_turned(name: str, update: Any) -> None:
+    """Refuse a metric's ``update`` in Keras's order, in which outputs would count as targets."""
+    try:
+        names = list(inspect.signature(update, follow_wrapped=False).parameters)
+    except (TypeError, ValueError):  # builtins do not tell
+        return
+    if [given for given in names if given != "self"][:2] == ["y_true", "y_pred"]:
+        raise TypeError(
+            f"{name}.update takes (y_true, y_pred), but is given the outputs first; expected "
+            "update(self, y_pred, y_true, sample_weight=None)."
+        )
+
+
 def listed(names: Iterable[Any], most: int = 200) -> str:
     """``a, b, c``, cut where it grows too long for a message."""
     text = ", ".join(map(str, names))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from easydl.errors import check_between, look_up, refuse_uncalled
+from easydl.errors import check_between, listed, look_up, refuse_uncalled
 
 EPSILON = 1e-7  # Keras's fuzz factor, the bound of probabilities inside a logarithm
 NUMBERS_AT_ONCE = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 0)
@@ -261,6 +261,11 @@ class Loss:
         name: str | None = None,
         **options: Any,
     ) -> None:
+        if function is None and options:
+            raise TypeError(
+                f"{type(self).__name__} was given {listed(options)}, but has no function to hand "
+                "them to; expected an __init__ of its own that keeps them as attributes."
+            )
         self.function, self.options = function, options
         self.name = name or type(self).__name__
 

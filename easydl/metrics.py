@@ -18,9 +18,7 @@ unless the metric's own text says nan.
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -31,8 +29,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from easydl.data.convert import map_tree
-from easydl.errors import check_between, check_positive_int, look_up, refuse_uncalled
+from easydl.errors import (
+    check_between,
+    check_positive_int,
+    look_up,
+    refuse_turned,
+    refuse_uncalled,
+)
 from easydl.losses import in_torch_order
 
 AVERAGES = (None, "micro", "macro", "weighted")
@@ -73,11 +76,7 @@ class Metric:
             "reset(self)": ("reset_state", "reset_states"),
         }  # fmt: skip
         refuse_uncalled(cls, known)
-        if list(inspect.signature(cls.update).parameters)[1:3] == ["y_true", "y_pred"]:
-            raise TypeError(
-                f"{cls.__name__}.update takes (y_true, y_pred), but is given the outputs first; "
-                "expected update(self, y_pred, y_true, sample_weight=None)."
-            )
+        refuse_turned(cls.__name__, cls.update)
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or _snake(type(self).__name__)
@@ -96,18 +95,6 @@ class Metric:
     def reset(self) -> None:
         """Forget everything."""
         self.state = {}
-
-    def gathered(self) -> dict[str, Any]:
-        """Copies of its dicts and lists, which is where sums are; what it was told is no such."""
-        return {
-            name: map_tree(torch.clone, value) if isinstance(value, dict) else list(value)
-            for name, value in vars(self).items()
-            if isinstance(value, (dict, list))
-        }
-
-    def put_back(self, gathered: dict[str, Any]) -> None:
-        """Go on from what ``gathered`` gave."""
-        vars(self).update(gathered)
 
     def _add(self, **sums: Tensor) -> None:
         # Not in place: sums made under torch.inference_mode() may not be changed outside it.
@@ -438,51 +425,70 @@ class ObjectMetric(Metric):
 
     What an object with ``update(y_pred, y_true)``, ``compute()`` and ``reset()`` becomes in
     ``metrics=[…]``. Called like a function it would give each batch's value, and the mean of those
-    is not the value of all rows.
+    is not the value of all rows. Checkpoints amid an epoch are left out beside such a metric.
 
     Args:
         metric: the object.
         name: the key in the history; the class's own in small letters if None.
 
+    Shape:
+        Probabilities ``(N, K, …)`` with class indices ``(N, …)`` after a crossentropy of classes,
+        one-hot rows or not; after other losses outputs and targets ``(N, …)`` alike.
+
     Raises:
+        TypeError: a method is missing, ``update`` takes ``(y_true, y_pred)``, or ``compute`` gives
+            neither a number nor a tensor.
         ValueError: with sample weights, which such metrics have no place for.
 
     Example:
         >>> import torchmetrics  # doctest: +SKIP
-        >>> metric = ObjectMetric(torchmetrics.AUROC(task="binary"))  # doctest: +SKIP
+        >>> metric = ObjectMetric(torchmetrics.AUROC(task="binary"), "area")  # doctest: +SKIP
     """
 
     def __init__(self, metric: Any, name: str | None = None) -> None:
         super().__init__(name or _snake(type(metric).__name__))
+        if not _counts_by_itself(metric):
+            raise TypeError(
+                f"{metric!r:.80} was given to ObjectMetric; expected an object with "
+                "update(y_pred, y_true), compute() and reset(), as torchmetrics' are."
+            )
+        refuse_turned(type(metric).__name__, metric.update)
         self.metric = metric
 
     def update(self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None = None) -> None:
         """Take one batch in."""
         if sample_weight is not None:
             raise ValueError(
-                f"{self.name} takes no sample weights; expected a metric of easydl, or no weights."
+                f"{self.name} was given sample weights, which it has no place for; expected it in "
+                "metrics=[…], not in weighted_metrics=[…]."
             )
-        if isinstance(self.metric, nn.Module):
-            self.metric.to(y_pred.device)
-        self.metric.update(y_pred.detach(), y_true.detach())
+        # Its sums may be changed in place later, outside of torch.inference_mode().
+        with torch.inference_mode(False), torch.no_grad():
+            if isinstance(self.metric, nn.Module):
+                self.metric.to(y_pred.device)
+            self.metric.update(y_pred.clone(), y_true.clone())
 
     def result(self) -> Any:
-        """What ``compute`` gives: a float, or an array."""
-        value = torch.as_tensor(self.metric.compute())
-        return value.item() if value.ndim == 0 else value.cpu().numpy()
+        """What ``compute`` gives: a number, or an array."""
+        value = self.metric.compute()
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().numpy().copy()
+        if not isinstance(value, (int, float, np.ndarray, np.generic)):
+            raise TypeError(
+                f"{type(self.metric).__name__}.compute() returned a {type(value).__name__}; "
+                "expected a number or a tensor. Write the metrics of a collection one by one."
+            )
+        return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
         self.metric.reset()
 
-    def gathered(self) -> dict[str, Any]:
-        """A copy of all that the object holds."""
-        return copy.deepcopy(vars(self.metric))
 
-    def put_back(self, gathered: dict[str, Any]) -> None:
-        """Go on from what ``gathered`` gave; the object stays the same."""
-        vars(self.metric).update(gathered)
+def _counts_by_itself(value: Any) -> bool:
+    """Whether an object keeps its own sums, as metrics of torchmetrics do."""
+    return all(callable(getattr(value, verb, None)) for verb in ("update", "compute", "reset"))
 
 
 class R2Score(Metric):
@@ -908,11 +914,13 @@ def get(spec: Any) -> Metric:
 
     Args:
         spec: a name in any case (kept as the key in the history), a metric, a class of this file,
-            or a callable ``(y_pred, y_true) -> tensor``.
+            a callable ``(y_pred, y_true) -> tensor``, or an object of torchmetrics' kind
+            (``ObjectMetric``).
 
     Raises:
         ValueError: for an unknown name, with the nearest one.
-        TypeError: for anything that cannot be a metric, or was not initialised.
+        TypeError: for anything that cannot be a metric, Keras's objects included, or was not
+            initialised.
 
     Example:
         >>> get("acc").name, type(get("acc")).__name__
@@ -928,6 +936,14 @@ def get(spec: Any) -> Metric:
                 "with super().__init__()."
             )
         return spec
+    if hasattr(spec, "update_state"):
+        kind = (spec if isinstance(spec, type) else type(spec)).__name__
+        known = [cls.__name__ for cls in NAMES.values()]
+        raise TypeError(
+            f"the metric {spec!r:.80} was given, which counts in update_state as Keras's do; "
+            f"expected easydl.metrics.{kind if kind in known else 'Metric'} (or a subclass with "
+            "update(self, y_pred, y_true, sample_weight=None)), a name, or a function."
+        )
     if isinstance(spec, type):
         if issubclass(spec, Metric):
             return spec()
@@ -935,15 +951,7 @@ def get(spec: Any) -> Metric:
             f"the class {spec.__name__} was given as a metric; expected an object: write "
             f"{spec.__name__}()."
         )
-    if hasattr(spec, "update_state"):
-        kind = type(spec).__name__
-        known = [cls.__name__ for cls in NAMES.values()]
-        raise TypeError(
-            f"the metric {spec!r:.80} was given, which counts in update_state as Keras's do; "
-            f"expected easydl.metrics.{kind if kind in known else 'Metric'} (or a subclass with "
-            "update(self, y_pred, y_true, sample_weight=None)), a name, or a function."
-        )
-    if all(hasattr(spec, verb) for verb in ("update", "compute", "reset")):
+    if _counts_by_itself(spec):
         return ObjectMetric(spec)
     if callable(spec):
         return FunctionMetric(in_torch_order(spec))

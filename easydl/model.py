@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -550,12 +551,10 @@ class Model(nn.Module):
                     "predict was called before fit or load_weights: these are the outputs of "
                     "random weights."
                 )
-        if not self.widest_row and batch_size is None and (source.samples or 0) > 32:
-            prepare.try_rows(self, source.peek()[0], "x")
         cut_for_a_pass(self, source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
-        with reading(source):
-            return all_rows(self._outputs(source, hooks), source.samples if steps is None else None)
+        with reading(source), contextlib.closing(self._outputs(source, hooks)) as outputs:
+            return all_rows(outputs, source.samples if steps is None else None)
 
     def map_rows(self, function: Callable[[Tensor], Any], x: Any, batch_size: Any = None) -> Any:
         """What ``function`` gives for every row, batch by batch, as ``predict`` gives the outputs.
@@ -573,12 +572,12 @@ class Model(nn.Module):
         source = self._source(x, labelled=False)
         prepare.get_inputs_ready(self, source)
         cut_for_a_pass(self, source, batch_size, None, self.device)
-        with reading(source):
-            return all_rows(self._outputs(source, (), function), source.samples)
+        with reading(source), contextlib.closing(self._outputs(source, (), function)) as outputs:
+            return all_rows(outputs, source.samples)
 
     def _outputs(
         self, source: Arrays | Stream, hooks: Sequence[Callback], function: Any = None
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """The outputs batch by batch, with the modes restored whatever happens."""
         modes = modes_of(self)
         begin, end = batch_hooks(hooks, "predict")

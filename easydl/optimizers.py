@@ -32,6 +32,13 @@ class Optimizer:
     Attributes:
         learning_rate: as given.
         schedule: what makes the scheduler (``schedule.make(optimizer)``), or None for a number.
+
+    Example:
+        >>> class Mine(Optimizer):
+        ...     def make(self, params):
+        ...         return torch.optim.ASGD(params, lr=self.learning_rate)
+        >>> Mine(0.1)
+        Mine(learning_rate=0.1, weight_decay=None)
     """
 
     default_learning_rate = 1e-3
@@ -80,7 +87,9 @@ class Optimizer:
 
     def _torch(self) -> tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]:
         """torch's class and the arguments that mean to it what this object says."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no make(self, params) that returns a torch.optim.Optimizer"
+        )
 
     def _start(self) -> float:
         if isinstance(self.schedule, LearningRateSchedule):

@@ -666,3 +666,5 @@ def test_a_loss_of_your_own_needs_no_function():
     assert Squares().name == "Squares"
     with pytest.raises(NotImplementedError, match="Mine has neither a function nor a __call__"):
         type("Mine", (losses.Loss,), {})()(x, x)
+    with pytest.raises(TypeError, match="Squares was given scale, but has no function"):
+        Squares(scale=2.0)

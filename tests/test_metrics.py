@@ -832,6 +832,10 @@ def test_a_metric_may_be_generic_and_call_its_own_methods_what_it_likes():
 def test_an_update_in_keras_s_order_is_refused():
     with pytest.raises(TypeError, match=r"Mine.update takes \(y_true, y_pred\).*outputs first"):
         type("Mine", (metrics.Metric,), {"update": lambda self, y_true, y_pred, w=None: None})
+    swapped = type("Mine", (Area,), {"update": lambda self, y_true, y_pred: None})
+    with pytest.raises(TypeError, match=r"Mine.update takes \(y_true, y_pred\)"):
+        metrics.get(swapped())
+    type("Mine", (metrics.Metric,), {"update": dict.update})  # which does not tell
 
 
 def test_a_metric_of_keras_s_kind_is_refused():
@@ -839,6 +843,8 @@ def test_a_metric_of_keras_s_kind_is_refused():
         metrics.get(keras.metrics.Precision())
     with pytest.raises(TypeError, match=r"expected easydl.metrics.Metric \(or"):
         metrics.get(keras.metrics.FalsePositives())
+    with pytest.raises(TypeError, match=r"expected easydl.metrics.Recall \(or"):
+        metrics.get(keras.metrics.Recall)
 
 
 class Area(nn.Module):
@@ -852,7 +858,7 @@ class Area(nn.Module):
         raise AssertionError("called like a function")
 
     def update(self, y_pred, y_true):
-        self.seen += len(y_pred)
+        self.seen = self.seen + len(y_pred)
         self.pairs.append((y_pred, y_true))
 
     def compute(self):
@@ -861,17 +867,26 @@ class Area(nn.Module):
         return torch.tensor(sk.roc_auc_score(y_true.numpy(), y_pred.numpy()))
 
     def reset(self):
-        self.seen, self.pairs = torch.zeros(()), []
+        self.pairs = []
+        if hasattr(self, "seen"):
+            self.seen.zero_()
+        else:
+            self.seen = torch.zeros(())
+
+
+X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Watch(dl.Callback):
-    """Reads the running means after every batch."""
+    """Reads the running means after every batch, and evaluates other rows."""
 
     def on_train_batch_end(self, batch, logs=None):
         self.area, self.auc = logs["area"], logs["auc"]
+        self.model.evaluate(X, X[:, :1] > 0, verbose=0)
 
 
 def test_a_metric_of_torchmetrics_kind_is_asked_once_for_all_rows():
+    torch.manual_seed(1)
     x = torch.randn(50, 3)
     y = (x.sum(1, keepdim=True) + torch.randn(50, 1) > 0).float()
     model = dl.Sequential([dl.Dense(1, activation="sigmoid")])
@@ -887,5 +902,98 @@ def test_a_metric_of_torchmetrics_kind_is_asked_once_for_all_rows():
     named = metrics.ObjectMetric(Area(), "mine")
     named.update(x[:, :1], y)
     assert named.name == "mine" and isinstance(named.result(), float)
-    with pytest.raises(ValueError, match="mine takes no sample weights"):
+    with pytest.raises(ValueError, match="mine was given sample weights"):
         named.update(x[:, :1], y, torch.ones(50))
+
+
+class Seen:
+    """Counts rows; what it gives is its own memory."""
+
+    def __init__(self):
+        self.rows = torch.zeros(2)
+
+    def update(self, y_pred, y_true):
+        self.rows += len(y_pred)
+
+    def compute(self):
+        return self.rows
+
+    def reset(self):
+        self.rows.zero_()
+
+
+def test_an_object_counts_each_output_by_itself_and_keeps_no_array():
+    class Two(dl.Model):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return {"a": self.one(x), "b": self.one(x)}
+
+    model = Two()
+    model.compile("sgd", "mse", metrics=[Seen()])
+    y = {"a": torch.ones(20, 1), "b": torch.ones(20, 1)}
+    logs = model.fit(X, y, validation_split=0.25, verbose=0).history
+    for name, rows in {"a_seen": 15, "b_seen": 15, "val_a_seen": 5, "val_b_seen": 5}.items():
+        assert logs[name][0].tolist() == [rows, rows]
+
+
+def test_what_an_object_gives_is_a_number_or_a_tensor():
+    for given in (0.1, np.float64(0.1), 3):
+        mine = type("Mine", (Seen,), {"compute": lambda self, given=given: given})()
+        assert metrics.ObjectMetric(mine).result() == given
+    mine = type("Mine", (Seen,), {"compute": lambda self: {"a": 1.0}})()
+    with pytest.raises(TypeError, match=r"Mine.compute\(\) returned a dict.*one by one"):
+        metrics.ObjectMetric(mine).result()
+    with pytest.raises(TypeError, match=r"3 was given to ObjectMetric; expected"):
+        metrics.ObjectMetric(3)
+
+
+def test_numbers_of_a_metric_of_your_own_are_not_counted_twice():
+    class Mine(metrics.Metric):
+        def update(self, y_pred, y_true, sample_weight=None):
+            self.rows += len(y_pred)
+            self.inner.update(y_pred, y_true)
+
+        def result(self):
+            assert float(self.inner.rows[0]) == self.rows
+            return float(self.rows)
+
+        def reset(self):
+            super().reset()
+            self.rows, self.inner = 0, Seen()
+
+    class Reads(dl.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            assert logs["mine"] == min(7 * (batch + 1), 20)
+
+    model = dl.Sequential([dl.Dense(1)])
+    model.compile("sgd", "mse", metrics=[Mine()])
+    logs = model.fit(X, X[:, 0], 7, 2, verbose=0, callbacks=[Reads()]).history
+    assert logs["mine"] == [20, 20]
+
+
+@pytest.mark.parametrize("form", ["indices", "one-hot"])
+@pytest.mark.parametrize("positions", [(), (5,)])
+def test_an_object_gets_classes_as_torch_has_them(form, positions):
+    class Right:
+        def reset(self):
+            self.right = self.count = 0
+
+        def update(self, y_pred, y_true):
+            assert y_pred.shape[1] == 3 and y_true.shape == (len(y_pred), *positions)
+            self.right += float((y_pred.argmax(1) == y_true).sum())
+            self.count += y_true.numel()
+
+        def compute(self):
+            return self.right / self.count
+
+    x = torch.randn(20, *positions, 4)
+    y = torch.randint(0, 3, (20, *positions))
+    model = dl.Sequential([dl.Dense(3, "softmax")])
+    loss = "categorical_crossentropy" if form == "one-hot" else "sparse_categorical_crossentropy"
+    model.compile("sgd", loss, metrics=[Right(), "accuracy"])
+    y = F.one_hot(y, 3).float() if form == "one-hot" else y
+    logs = model.fit(x, y, 7, verbose=0).history
+    assert logs["right"] == pytest.approx(logs["accuracy"])

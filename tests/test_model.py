@@ -979,13 +979,21 @@ def test_metrics_names_are_those_of_evaluate():
 
 
 @pytest.mark.filterwarnings("ignore:predict was called before")
-def test_predict_takes_as_many_rows_at_a_time_as_evaluate_where_nothing_was_compiled():
-    network = nn.Sequential(nn.Linear(1, 10_000), nn.Linear(10_000, 1))
-    rows = []
-    network[1].register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    outputs = dl.Model(network).predict(torch.ones(300, 1))
-    assert rows == [2, 128, 128, 44]  # two to see how wide it is
-    assert outputs.shape == (300, 1) and (outputs == outputs[0]).all()
+def test_predict_ends_whatever_the_network_returns():
+    class Widens(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x.repeat(1, self.calls)
+
+    model = dl.Model(Widens())
+    with pytest.raises(ValueError, match=r"rows of \(2,\).*after rows of \(1,\)") as error:
+        model.predict(torch.ones(20_000, 1))
+    assert not torch.is_inference_mode_enabled() and model.training, error
+    x = torch.ones(5, 1)
+    dl.Model(nn.Identity()).predict(x)[:] = 0
+    assert x.all()
 
 
 def test_predict_keeps_no_rows():

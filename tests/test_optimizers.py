@@ -379,3 +379,5 @@ def test_an_optimizer_of_your_own_needs_no_init():
     model = dl.Sequential([dl.Dense(1, input_dim=2)])
     model.compile(Mine(), "mse")
     assert model.learning_rate == 1e-3
+    with pytest.raises(NotImplementedError, match=r"Nothing has no make\(self, params\)"):
+        type("Nothing", (optimizers.Optimizer,), {})().make([nn.Parameter(torch.ones(1))])

@@ -43,38 +43,50 @@ def map_tree(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
     return function(tree)
 
 
-def all_rows(batches: Iterator[Tree], samples: int | None = None) -> Any:
+def all_rows(batches: Iterator[Any], samples: int | None = None) -> Any:
     """All batches' rows as NumPy arrays, in the batches' form: a list for a tuple.
 
     Args:
         batches: tensors ``(n, …)``, or tuples, lists or dicts of such.
         samples: how many rows come in all, where that is known: then they are written where they
             shall lie, and no batch is kept.
+
+    Raises:
+        ValueError: the batches differ in the shape or dtype of their rows, or in their number.
     """
     first = next(batches)
-    if samples is None or samples == rows_of(first):
-        parts = [leaves(first), *map(leaves, batches)]
-        wholes = [part[0] if len(part) == 1 else torch.cat(part) for part in zip(*parts)]
+
+    def columns(batch: Any) -> list[Tensor]:
+        if isinstance(first, dict):
+            return [batch[key] for key in first]
+        return list(batch) if isinstance(first, (tuple, list)) else [batch]
+
+    if samples is None or not columns(first) or len(columns(first)[0]) == samples:
+        parts = [columns(first), *map(columns, batches)]
+        wholes = [torch.cat(part) for part in zip(*parts, strict=True)]
     else:
-        wholes = [leaf.new_empty(samples, *leaf.shape[1:]) for leaf in leaves(first)]
+        wholes = [column.new_empty(samples, *column.shape[1:]) for column in columns(first)]
         start = 0
         for batch in itertools.chain([first], batches):
-            stop = start + rows_of(batch)
-            for whole, leaf in zip(wholes, leaves(batch)):
-                if leaf.shape[1:] != whole.shape[1:]:  # a slice would take it and repeat it
-                    raise ValueError(
-                        f"the network returned rows of shape {tuple(leaf.shape[1:])} after rows of "
-                        f"shape {tuple(whole.shape[1:])}; expected the same shape in every batch."
+            for whole, column in zip(wholes, columns(batch), strict=True):
+                if column.shape[1:] != whole.shape[1:] or column.dtype != whole.dtype:
+                    raise ValueError(  # a slice would repeat it, or round it
+                        f"the network returned rows of {tuple(column.shape[1:])} {column.dtype} "
+                        f"after rows of {tuple(whole.shape[1:])} {whole.dtype}; expected the same "
+                        "in every batch."
                     )
-                whole[start:stop] = leaf
-            start = stop
-    whole = iter(wholes)
-    numbers = map_tree(lambda _: to_numpy(next(whole)), first)
-    return list(numbers) if isinstance(numbers, tuple) else numbers
+                whole[start : start + len(column)] = column
+            start += len(column)
+        if start != samples:
+            raise ValueError(f"{start:,} rows came; expected {samples:,}.")
+    arrays = [to_numpy(whole) for whole in wholes]
+    if isinstance(first, dict):
+        return dict(zip(first, arrays))
+    return arrays if isinstance(first, (tuple, list)) else arrays[0]
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """Floating numbers as float32."""
+    """Floating numbers as float32, others in their own dtype; shares memory where it can."""
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
 
 

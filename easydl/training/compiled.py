@@ -445,7 +445,7 @@ def make_metric(spec: Any, own_copy: bool = False) -> tuple[str, metrics.Metric]
         function = losses.per_sample_form(losses.get(spec))
         return spec, metrics.get(function)
     metric = metrics.get(spec)
-    if own_copy and metric is spec:
+    if own_copy and (metric is spec or isinstance(metric, metrics.ObjectMetric)):
         metric = copy.deepcopy(metric)
     return (spec if isinstance(spec, str) else metric.name), metric
 

@@ -24,6 +24,7 @@ from easydl.metrics import (
     ConfusionMatrix,
     F1Score,
     Metric,
+    ObjectMetric,
     Precision,
     TopKCategoricalAccuracy,
 )
@@ -249,7 +250,14 @@ class Head:
         return y
 
     def seen_by(self, metric: Metric, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """A hinge's −1 … 1 as 0 … 1 for the metrics that count classes; else as they are."""
+        """A hinge's −1 … 1 as 0 … 1 for the metrics that count classes, and torch's form of them.
+
+        Objects of torchmetrics' kind get what torch's crossentropy does: classes at axis 1, the
+        right ones as indices. One-hot rows they would take for several labels.
+        """
+        if isinstance(metric, ObjectMetric) and self.kind == "categorical":
+            one_hot = labels.shape == outputs.shape and labels.is_floating_point()
+            return outputs.movedim(-1, 1), labels.argmax(-1) if one_hot else labels
         if self.threshold == 0 and isinstance(metric, COUNTING):
             return (outputs + 1) / 2, (labels + 1) / 2
         return outputs, labels

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn, optim
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch._inductor.config import cpp
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.func import functional_call, grad_and_value
 from torch.optim import adadelta, adagrad, adam, adamax, nadam, radam, rmsprop, sgd
@@ -236,7 +237,8 @@ class Jit:
         options = {
             "fallback_random": True,
             "cpp_wrapper": model._compiled.device.type == "cpu",
-            "cpp.min_chunk_size": 4096,  # numbers for which a second thread is worth its waking
+            # Numbers a thread: below 8,192 in all the others are not worth their waking.
+            "cpp.min_chunk_size": max(8192 // torch.get_num_threads(), cpp.min_chunk_size),
             "post_grad_custom_pre_pass": InOrder(PowersOnce(), *products),
             "post_grad_custom_post_pass": InPlace(),
             "reorder_for_locality": False,  # what is read late cannot be written in place

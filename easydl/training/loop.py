@@ -13,7 +13,7 @@ from easydl.callbacks import BackupAndRestore, Callback, TerminateOnNaN
 from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
 from easydl.data.convert import rows_of
-from easydl.training.meter import BatchLogs, Meter
+from easydl.training.meter import BatchLogs, Meter, set_aside, take_back
 from easydl.training.step import NotFinite, test_step, train_step, update_weights
 from easydl.training.trainable import modes_of, restore_modes, sync_trainable
 
@@ -42,7 +42,7 @@ def run_epochs(
     state = model._compiled
     modes = modes_of(model)
     metrics = [m for head in state.heads for _, m in head.metrics + head.weighted_metrics]
-    kept = [dict(vars(metric)) for metric in metrics]
+    gathered = set_aside(metrics) if train is None else []
     logs: dict[str, float] = {}
     position = initial_epoch, 0
     try:
@@ -128,8 +128,7 @@ def run_epochs(
         if train is not None:
             state.waiting_batches = state.waiting_rows = 0
         else:  # a callback may have called this amid an epoch, whose sums go on
-            for metric, values in zip(metrics, kept):
-                vars(metric).update(values)
+            take_back(metrics, gathered)
         restore_modes(modes)
         if train is not None:
             with contextlib.ExitStack() as ends:  # all of them, even where one fails

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from easydl.data.convert import leaves, map_tree
 from easydl.losses import denominator, is_index_loss
-from easydl.metrics import F1Score, Metric, Precision, Recall
+from easydl.metrics import F1Score, Metric, Precision, Recall, _counts_by_itself
 from easydl.training.heads import Head
 
 EVERY = 1024  # batches between two updates of the sums: metrics cost one call for all of them
@@ -86,20 +88,20 @@ class Meter:
         kept = (
             self._parts, self._pending, self._pending_size, dict(self._sums), dict(self._counts)
         )  # fmt: skip
-        states = [metric.gathered() for _, metric in self.named_metrics]
+        metrics = [metric for _, metric in self.named_metrics]
+        gathered = set_aside(metrics)
         try:
             return self.read()
         finally:
             self._parts, self._pending, self._pending_size, self._sums, self._counts = kept
-            for (_, metric), state in zip(self.named_metrics, states):
-                metric.put_back(state)
+            take_back(metrics, gathered)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far and what waits to be summed up, for a checkpoint."""
         return {
             "sums": self._sums,
             "counts": self._counts,
-            "metrics": [metric.gathered() for _, metric in self.named_metrics],
+            "metrics": [sums_of(metric) for _, metric in self.named_metrics],
             "parts": self._parts,
             "pending": self._pending,
         }
@@ -111,7 +113,7 @@ class Meter:
         self._parts, self._pending = state["parts"], state["pending"]
         self._pending_size = sum(size_of(outputs) + size_of(y) for outputs, y, _ in self._pending)
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
-            metric.put_back(sums)
+            vars(metric).update(sums)
 
     def read(self) -> dict[str, float]:
         """Means so far. Waits for the device."""
@@ -192,6 +194,32 @@ def counts_of(metric: Metric) -> Any:
 def joined(batches: Iterable[Any], index: int) -> Tensor:
     """A copy of one output's, or one target's, rows of all batches: a metric may write into it."""
     return torch.cat([b if isinstance(b, Tensor) else leaves(b)[index] for b in batches])
+
+
+def sums_of(metric: Metric) -> dict[str, Any]:
+    """Copies of the dicts, lists and numbers that a metric holds."""
+    return {
+        name: map_tree(torch.clone, value) if isinstance(value, dict) else copy.copy(value)
+        for name, value in vars(metric).items()
+        if isinstance(value, (dict, list, int, float))
+    }
+
+
+def set_aside(metrics: list[Metric]) -> list[dict[str, Any]]:
+    """What the metrics hold, which ``take_back`` gives back; meanwhile they count on copies."""
+    held = [dict(vars(metric)) for metric in metrics]
+    for metric in metrics:
+        for name, value in vars(metric).items():
+            if isinstance(value, (dict, list, set, Tensor, ndarray)) or _counts_by_itself(value):
+                vars(metric)[name] = copy.deepcopy(value)
+    return held
+
+
+def take_back(metrics: list[Metric], held: list[dict[str, Any]]) -> None:
+    """Go on from what ``set_aside`` gave."""
+    for metric, values in zip(metrics, held):
+        vars(metric).clear()
+        vars(metric).update(values)
 
 
 def on_device(value: Any, device: torch.device) -> Any:

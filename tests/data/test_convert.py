@@ -107,8 +107,23 @@ def test_all_rows_are_written_in_the_batches_form(samples):
         pair = all_rows((form([part, part.bfloat16()]) for part in parts), samples)
         assert isinstance(pair, list) and (pair[1] == rows.numpy()).all()
         assert pair[1].dtype == np.float32
-    with pytest.raises((ValueError, RuntimeError), match=r"[Ss]ize|same shape in every batch"):
+    with pytest.raises((ValueError, RuntimeError), match=r"[Ss]ize|same in every batch"):
         all_rows(iter([torch.zeros(2, 3), torch.zeros(3, 1)]), samples)
+    turned = [{"a": rows[:2], "b": rows[:2] + 1}, {"b": rows[2:] + 1, "a": rows[2:]}]
+    assert (all_rows(iter(turned), samples)["a"] == rows.numpy()).all()
+    with pytest.raises(KeyError, match="b"):
+        all_rows(iter([*turned[:1], {"a": rows[2:]}]), samples)
+    with pytest.raises(ValueError, match="argument"):
+        all_rows(iter([(rows[:2],), (rows[2:], rows[2:])]), samples)
+
+
+def test_all_rows_are_counted_and_of_one_dtype():
+    for parts in ([3, 1], [3, 3]):
+        message = f"{sum(parts)} rows came; expected 5|must match"
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            all_rows((torch.zeros(count) for count in parts), 5)
+    with pytest.raises(ValueError, match=r"torch.float32 after rows of \(\) torch.int64"):
+        all_rows(iter([torch.zeros(2, dtype=torch.long), torch.ones(3)]), 5)
 
 
 def test_tables_other_than_pandas_are_read_column_by_column():

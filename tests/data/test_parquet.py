@@ -145,6 +145,12 @@ def test_evaluate_predict_and_validation_are_those_of_the_arrays(tmp_path):
     for given in (parquet(paths, columns=NAMES), parquet(paths, "y")):
         np.testing.assert_allclose(model.predict(given), model.predict(X), rtol=1e-6)
     assert history["loss"][0] > 0 and model.column_names["x"] == NAMES
+    whole = np.random.default_rng(0).integers(0, 9, (100, 3))
+    table = pa.table(dict(zip(NAMES, whole.T)))
+    pq.write_table(table, tmp_path / "whole.parquet")
+    plain = dl.Model(torch.nn.Linear(3, 1))
+    given = plain.predict(parquet(tmp_path / "whole.parquet"))
+    np.testing.assert_allclose(given, plain.predict(whole), rtol=1e-6)
 
 
 def test_columns_are_matched_by_name(tmp_path):
