@@ -885,7 +885,9 @@ class Watch(dl.Callback):
         self.model.evaluate(X, X[:, :1] > 0, verbose=0)
 
 
-def test_a_metric_of_torchmetrics_kind_is_asked_once_for_all_rows():
+@pytest.mark.parametrize("kept_back", [1, 131_072])
+def test_a_metric_of_torchmetrics_kind_is_asked_once_for_all_rows(kept_back, monkeypatch):
+    monkeypatch.setattr("easydl.training.meter.CACHED", kept_back)
     torch.manual_seed(1)
     x = torch.randn(50, 3)
     y = (x.sum(1, keepdim=True) + torch.randn(50, 1) > 0).float()
