@@ -199,7 +199,7 @@ def joined(batches: Iterable[Any], index: int) -> Tensor:
 def sums_of(metric: Metric) -> dict[str, Any]:
     """Copies of the dicts, lists and numbers that a metric holds."""
     return {
-        name: map_tree(torch.clone, value) if isinstance(value, dict) else copy.copy(value)
+        name: copied(value)
         for name, value in vars(metric).items()
         if isinstance(value, (dict, list, int, float))
     }
@@ -208,11 +208,20 @@ def sums_of(metric: Metric) -> dict[str, Any]:
 def set_aside(metrics: list[Metric]) -> list[dict[str, Any]]:
     """What the metrics hold, which ``take_back`` gives back; meanwhile they count on copies."""
     held = [dict(vars(metric)) for metric in metrics]
-    for metric in metrics:
-        for name, value in vars(metric).items():
-            if isinstance(value, (dict, list, set, Tensor, ndarray)) or _counts_by_itself(value):
-                vars(metric)[name] = copy.deepcopy(value)
+    for metric, values in zip(metrics, held):
+        vars(metric).update((name, copied(value)) for name, value in values.items())
     return held
+
+
+def copied(value: Any) -> Any:
+    """A copy of what sums can be in; functions, and what else a metric was told, as they are."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) is dict:
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, (dict, list, set, ndarray)) or _counts_by_itself(value):
+        return copy.deepcopy(value)
+    return value
 
 
 def take_back(metrics: list[Metric], held: list[dict[str, Any]]) -> None:
