@@ -952,23 +952,28 @@ def test_what_an_object_gives_is_a_number_or_a_tensor():
         metrics.ObjectMetric(3)
 
 
-def test_numbers_of_a_metric_of_your_own_are_not_counted_twice():
+@pytest.mark.parametrize("kept_back", [1, 131_072])
+def test_numbers_of_a_metric_of_your_own_are_not_counted_twice(kept_back, monkeypatch):
+    monkeypatch.setattr("easydl.training.meter.CACHED", kept_back)
+
     class Mine(metrics.Metric):
         def update(self, y_pred, y_true, sample_weight=None):
             self.rows += len(y_pred)
             self.inner.update(y_pred, y_true)
+            self.own.update(y_pred, y_true)
 
         def result(self):
-            assert float(self.inner.rows[0]) == self.rows
+            assert float(self.inner.rows[0]) == self.rows == float(self.own.state["count"])
             return float(self.rows)
 
         def reset(self):
             super().reset()
-            self.rows, self.inner = 0, Seen()
+            self.rows, self.inner, self.own = 0, Seen(), metrics.MeanSquaredError()
 
     class Reads(dl.Callback):
         def on_train_batch_end(self, batch, logs=None):
             assert logs["mine"] == min(7 * (batch + 1), 20)
+            self.model.test_on_batch(X[:3], X[:3, 0])
 
     model = dl.Sequential([dl.Dense(1)])
     model.compile("sgd", "mse", metrics=[Mine()])

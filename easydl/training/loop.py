@@ -141,8 +141,10 @@ def one_batch(model: Model, source: Arrays | Stream, learning: bool) -> dict[str
     """One step on everything in ``source``, for ``train_on_batch`` and ``test_on_batch``."""
     state = model._compiled
     modes = modes_of(model)
-    meter = Meter(state.heads)
+    metrics = [m for head in state.heads for _, m in head.metrics + head.weighted_metrics]
+    gathered = set_aside(metrics)  # a callback may have called this amid an epoch
     try:
+        meter = Meter(state.heads)
         model.train(learning)
         with torch.set_grad_enabled(learning):
             x, y, w = next(iter(source.epoch(0)))
@@ -152,6 +154,7 @@ def one_batch(model: Model, source: Arrays | Stream, learning: bool) -> dict[str
             meter.add(parts, rows_of(x), outputs, y, w)
         return meter.read()
     finally:
+        take_back(metrics, gathered)
         restore_modes(modes)
 
 

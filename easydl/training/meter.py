@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -219,7 +220,7 @@ def copied(value: Any) -> Any:
         return value.clone()
     if type(value) is dict:
         return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, (dict, list, set, ndarray)) or _counts_by_itself(value):
+    if isinstance(value, (dict, list, set, deque, ndarray, Metric)) or _counts_by_itself(value):
         return copy.deepcopy(value)
     return value
 
