@@ -256,13 +256,12 @@ class BackupAndRestore(Callback):
             return  # a gradient is half summed up, batches were read ahead, or the epoch ends here
         if state.jitted is not None and state.jitted.looking:
             return
-        if any(isinstance(metric, ObjectMetric) for _, metric in meter.named_metrics):
-            return  # what it has gathered is known to itself alone: after the epoch
         if self.every is None:
             due = time.monotonic() - self._saved_at > self._pause
         else:
             due = self._batches >= self.every
-        if due:
+        # What an object of another library has gathered is known to itself alone: after the epoch.
+        if due and not any(isinstance(metric, ObjectMetric) for _, metric in meter.named_metrics):
             self._save(epoch, batch, meter)
 
     def after_epoch(self, epoch: int) -> None:

@@ -41,8 +41,7 @@ def run_epochs(
     """
     state = model._compiled
     modes = modes_of(model)
-    metrics = [m for head in state.heads for _, m in head.metrics + head.weighted_metrics]
-    gathered = set_aside(metrics) if train is None else []
+    gathered = set_aside(state.heads) if train is None else []
     logs: dict[str, float] = {}
     position = initial_epoch, 0
     try:
@@ -128,7 +127,7 @@ def run_epochs(
         if train is not None:
             state.waiting_batches = state.waiting_rows = 0
         else:  # a callback may have called this amid an epoch, whose sums go on
-            take_back(metrics, gathered)
+            take_back(gathered)
         restore_modes(modes)
         if train is not None:
             with contextlib.ExitStack() as ends:  # all of them, even where one fails
@@ -141,8 +140,7 @@ def one_batch(model: Model, source: Arrays | Stream, learning: bool) -> dict[str
     """One step on everything in ``source``, for ``train_on_batch`` and ``test_on_batch``."""
     state = model._compiled
     modes = modes_of(model)
-    metrics = [m for head in state.heads for _, m in head.metrics + head.weighted_metrics]
-    gathered = set_aside(metrics)  # a callback may have called this amid an epoch
+    gathered = set_aside(state.heads)  # a callback may have called this amid an epoch
     try:
         meter = Meter(state.heads)
         model.train(learning)
@@ -154,7 +152,7 @@ def one_batch(model: Model, source: Arrays | Stream, learning: bool) -> dict[str
             meter.add(parts, rows_of(x), outputs, y, w)
         return meter.read()
     finally:
-        take_back(metrics, gathered)
+        take_back(gathered)
         restore_modes(modes)
 
 

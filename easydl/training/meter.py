@@ -89,13 +89,12 @@ class Meter:
         kept = (
             self._parts, self._pending, self._pending_size, dict(self._sums), dict(self._counts)
         )  # fmt: skip
-        metrics = [metric for _, metric in self.named_metrics]
-        gathered = set_aside(metrics)
+        gathered = set_aside(self.heads)
         try:
             return self.read()
         finally:
             self._parts, self._pending, self._pending_size, self._sums, self._counts = kept
-            take_back(metrics, gathered)
+            take_back(gathered)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far and what waits to be summed up, for a checkpoint."""
@@ -206,10 +205,11 @@ def sums_of(metric: Metric) -> dict[str, Any]:
     }
 
 
-def set_aside(metrics: list[Metric]) -> list[dict[str, Any]]:
-    """What the metrics hold, which ``take_back`` gives back; meanwhile they count on copies."""
-    held = [dict(vars(metric)) for metric in metrics]
-    for metric, values in zip(metrics, held):
+def set_aside(heads: list[Head]) -> list[tuple[Metric, dict[str, Any]]]:
+    """What each metric holds, which ``take_back`` gives back; meanwhile they count on copies."""
+    metrics = [metric for head in heads for _, metric in head.metrics + head.weighted_metrics]
+    held = [(metric, dict(vars(metric))) for metric in metrics]
+    for metric, values in held:
         vars(metric).update((name, copied(value)) for name, value in values.items())
     return held
 
@@ -225,9 +225,9 @@ def copied(value: Any) -> Any:
     return value
 
 
-def take_back(metrics: list[Metric], held: list[dict[str, Any]]) -> None:
+def take_back(held: list[tuple[Metric, dict[str, Any]]]) -> None:
     """Go on from what ``set_aside`` gave."""
-    for metric, values in zip(metrics, held):
+    for metric, values in held:
         vars(metric).clear()
         vars(metric).update(values)
 
