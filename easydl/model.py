@@ -19,7 +19,7 @@ from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
 from easydl.data import Arrays, Stream, as_source, picture_sets
-from easydl.data.convert import Tree, all_rows, leaves, rows_of
+from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
 from easydl.data.stream import reading
@@ -449,8 +449,9 @@ class Model(nn.Module):
         )
         if validation is not None:
             cut_for_a_pass(
-                self, validation, validation_batch_size, validation_steps, state.device, batch_size
-            )
+                self, validation, validation_batch_size, validation_steps, state.device,
+                batch_size, state.heads,
+            )  # fmt: skip
         fits = 1 if self.history is None else 1 + self.history.arguments.get("fits", 1)
         self.history = history = History()
         history.waiting = getattr(source, "waiting", [])
@@ -502,7 +503,8 @@ class Model(nn.Module):
 
         Args:
             x, y, sample_weight: as in ``fit``.
-            batch_size: rows at a time; chosen by the library by default, 32 with ``steps``.
+            batch_size: rows at a time; chosen by the library by default, 32 with ``steps`` or a
+                loss that is the sum over a batch.
             verbose, callbacks: as in ``fit``.
             steps: batches to take, where the source does not end.
             return_dict: names with the numbers.
@@ -514,7 +516,7 @@ class Model(nn.Module):
         self._use_device()
         source = self._source(x, y, sample_weight)
         prepare.get_ready(self, source)
-        cut_for_a_pass(self, source, batch_size, steps, state.device)
+        cut_for_a_pass(self, source, batch_size, steps, state.device, heads=state.heads)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
         with reading(source):
             logs = run_epochs(self, None, source, hooks)
@@ -581,15 +583,21 @@ class Model(nn.Module):
         """The outputs batch by batch, with the modes restored whatever happens."""
         modes = modes_of(self)
         begin, end = batch_hooks(hooks, "predict")
+        changes = False  # whether the network writes into its inputs, and so into the user's data
         try:
             evaluation_mode(self, modes)
             for hook in hooks:
                 hook.on_predict_begin({})
             with torch.inference_mode():
                 for batch, (x, _, _) in enumerate(source.epoch(0)):
+                    if changes or batch == 0:
+                        with torch.inference_mode(False):  # inside, versions are not counted
+                            x = map_tree(torch.clone, x)
                     for begin_hook in begin:
                         begin_hook(batch, {})
                     outputs = self._plain_call(x) if function is None else function(x)
+                    if batch == 0:
+                        changes = any(leaf._version for leaf in leaves(x))
                     check_rows(outputs, rows_of(x))
                     for end_hook in end:
                         end_hook(batch, {"outputs": outputs})

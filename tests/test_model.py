@@ -1034,6 +1034,26 @@ def test_dropout_in_place_is_refused_as_the_first_layer():
     assert torch.equal(x, torch.ones(8, 3))
 
 
+class AddsInPlace(nn.Module):
+    def forward(self, x):
+        x += 1
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:predict was called before")
+@pytest.mark.parametrize("network", [nn.ReLU(inplace=True), AddsInPlace()], ids=repr)
+@pytest.mark.parametrize("batch_size", [3, 8], ids=str)
+def test_predict_leaves_its_data_alone_where_the_network_writes_into_them(network, batch_size):
+    x = torch.arange(24.0).reshape(8, 3) - 12
+    model = dl.Model(nn.Sequential(network, nn.Flatten()))
+    expected = network(x.clone())
+    batches = x[:3].clone(), x[3:].clone()
+    for given in (x.clone(), x.numpy().copy(), lambda: ((rows,) for rows in batches)):
+        assert np.array_equal(model.predict(given, batch_size), expected.numpy())
+        assert callable(given) or np.array_equal(given, x.numpy())
+    assert torch.equal(torch.cat(batches), x)
+
+
 @pytest.mark.filterwarnings("ignore:predict was called before")
 def test_arrays_of_the_same_kind_are_looked_at_once(monkeypatch):
     model = dl.Sequential([dl.Dense(2, input_dim=3)])

@@ -275,7 +275,7 @@ def step_lines(
     if state.accumulate == 1:
         inside = ["optimizer.zero_grad()", *forward, "loss.backward()", *update, count]
         return [f"for {cut} in batches({given}{order}):", *[f"    {line}" for line in inside]]
-    summed = getattr(state.heads[0].loss, "reduction", None) == "sum"
+    summed = state.heads[0].sums
     inside = [
         *forward,
         "loss.backward()" if summed else "(loss * len(xs)).backward()  # a sum, divided below",

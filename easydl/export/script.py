@@ -256,6 +256,7 @@ def header(fit: dict[str, Any], seed: int) -> str:
 def constants(model: Model, fit: dict[str, Any], seed: int) -> str:
     state = model._compiled
     rows = rows_that_fit(model, math.prod(state.heads_key[0][0][0]))
+    rows = fit["batch_size"] if state.heads[0].sums else rows  # the loss grows with them
     names = ", ".join(map(literal, ["loss", *metric_codes(state.heads[0], False)]))
     lines = [
         f"SEED = {seed}",

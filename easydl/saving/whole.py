@@ -30,7 +30,8 @@ from easydl.saving.weights import (
 )
 
 WEIGHTS, OPTIMIZER, TRAINER, STATES = MEMBERS
-EXTRAS = ("class_names", "learning_rate_shares", "provenance", "transforms")  # of the model
+#: of the model
+EXTRAS = ("class_names", "learning_rate_shares", "provenance", "transforms", "widest_row")
 
 
 def save_model(
@@ -226,6 +227,7 @@ def _checked_extra(name: str, value: Any) -> Any:
         and all(isinstance(v, float) and 0 <= v <= 1 for v in value.values()),
         "provenance": isinstance(value, dict),
         "transforms": callable(value),
+        "widest_row": type(value) is int and value > 0,
     }
     if not fits[name]:
         raise ValueError(f"its {name} are a {type(value).__name__}")

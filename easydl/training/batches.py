@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -18,6 +19,7 @@ from easydl.training.trainable import is_frozen
 
 if TYPE_CHECKING:
     from easydl.model import Model
+    from easydl.training.heads import Head
 
 
 def hold_out(
@@ -108,7 +110,10 @@ def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
 
 def rows_that_fit(model: Model, numbers: int) -> int:
     """The same for samples of so many numbers: a power of two, which kernels like best."""
-    rows = 2**20 / max(numbers, model.widest_row, 1)
+    widest = model.widest_row
+    if not widest and len(model.given_input_shape or ()) == 3:
+        widest = 16 * numbers  # pictures: VGG's first maps have 21 times their numbers, ResNet's 5
+    rows = 2**20 / max(numbers, widest, 1)
     return 2 ** round(math.log2(min(max(rows, 32), 8192)))
 
 
@@ -119,10 +124,15 @@ def cut_for_a_pass(
     steps: int | None,
     device: Any,
     usual: int = 32,
+    heads: Sequence[Head] = (),
 ) -> None:
-    """Settle the batches where nothing is learnt: of ``usual`` rows where ``steps`` counts them."""
+    """Settle the batches where nothing is learnt: of ``usual`` rows where ``steps`` counts them.
+
+    So, too, where the loss of one of the ``heads`` is the sum over a batch.
+    """
     if batch_size is None:
-        batch_size = rows_per_pass(model, source, usual) if steps is None else usual
+        sums = any(head.sums for head in heads)
+        batch_size = usual if sums or steps else rows_per_pass(model, source, usual)
     check_positive_int("batch_size", batch_size)
     if steps is not None:
         check_positive_int("steps", steps)

@@ -156,6 +156,7 @@ class Head:
             check_activation(loss, ending, self.shape, output, self.label)
         self.loss = _choose_form(loss, ending, activation)
         self.per_sample = losses.per_sample_form(self.loss)
+        self.sums = getattr(self.loss, "reduction", None) == "sum"  # grows with the batch's rows
         self.kind = self._kind()
         self.class_axis = self._class_axis(output, activation, sample)
         if self.kind == "categorical":

@@ -54,7 +54,7 @@ def check_finite_loss(state: Compiled, loss: Tensor) -> None:
 
 def rows_counted(heads: list[Head], x: Any, y: Any) -> int | Tensor | None:
     """What a batch's mean loss was divided by; ``None`` for sums."""
-    if heads and all(getattr(head.loss, "reduction", None) == "sum" for head in heads):
+    if heads and all(head.sums for head in heads):
         return None
     counted = heads[0].rows_counted(y) if len(heads) == 1 else None
     return rows_of(x) if counted is None else counted

@@ -152,6 +152,13 @@ def test_a_nested_model_comes_back_with_names_penalties_and_shapes(tmp_path):
         other(torch.zeros(2, 3, 8, 8))
 
 
+def test_the_widest_layer_is_known_after_loading(tmp_path):
+    model = dl.Sequential([dl.Conv2D(40, 3, input_shape=(3, 32, 32)), dl.Flatten(), dl.Dense(2)])
+    model.try_out(torch.zeros(2, 3, 32, 32))
+    model.save(tmp_path / "m.easydl")
+    assert dl.load_model(tmp_path / "m.easydl").widest_row == model.widest_row == 40 * 30 * 30
+
+
 def test_open_shapes_stay_open(tmp_path):
     model = dl.Sequential([dl.LSTM(3, input_shape=(None, 2)), dl.Dense(1)])
     other = back(model, tmp_path / "m.easydl")

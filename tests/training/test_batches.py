@@ -29,6 +29,25 @@ def test_rows_per_pass_are_as_many_as_make_4_mb_of_what_the_widest_layer_works_o
     assert rows_per_pass(dl.Model(nn.Linear(1, 1)), stream) == 32
 
 
+def test_pictures_have_small_passes_before_anybody_saw_the_layers():
+    pictures = as_source(torch.zeros(33, 3, 32, 32))
+    model = dl.Sequential([dl.Conv2D(4, 3, input_shape=(3, 32, 32))])
+    assert rows_per_pass(model, pictures) == 32  # of 512 by the pixels alone
+    model.try_out(torch.zeros(2, 3, 32, 32))
+    assert rows_per_pass(model, pictures) == 256
+
+
+def test_a_loss_that_is_a_sum_is_evaluated_in_batches_of_the_usual_size():
+    x, y = torch.randn(96, 4), torch.randn(96, 1)
+    model = dl.Sequential([dl.Dense(1, input_dim=4)])
+    model.compile(dl.optimizers.SGD(1e-4), nn.MSELoss(reduction="sum"))
+    total = ((model(x) - y) ** 2).sum().item()
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(total / 3)  # of 32 rows: Keras's
+    logs = model.fit(x, y, 48, validation_data=(x, y), verbose=0).history
+    total = ((model(x) - y) ** 2).sum().item()
+    assert logs["val_loss"] == [pytest.approx(total / 2)]  # of 48, as the loss beside it
+
+
 @pytest.mark.parametrize("samples", [9, 8, 5])
 def test_fit_merges_a_last_row_only_where_batchnorm_learns(samples):
     def batches_of(network):
