@@ -19,7 +19,7 @@ from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
 from easydl.data import Arrays, Stream, as_source, picture_sets
-from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of
+from easydl.data.convert import Tree, all_rows, check_finite, leaves, map_tree, rows_of
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
 from easydl.data.stream import reading
@@ -219,6 +219,11 @@ class Model(nn.Module):
             for key, _ in head.metrics + head.weighted_metrics
         ]
         return ["loss", *losses, *metrics]
+
+    @property
+    def _is_strict(self) -> bool:
+        """Whether bad input is refused: always, but after ``compile(strict=False)``."""
+        return self._compiled is None or self._compiled.strict
 
     @property
     def learning_rate(self) -> float:
@@ -545,7 +550,7 @@ class Model(nn.Module):
             one NumPy float32 array ``(N, …)``; a list for several outputs, a dict for named ones.
         """
         source = self._source(x, labelled=False)
-        prepare.get_inputs_ready(self, source)
+        unchecked = prepare.get_inputs_ready(self, source, later=True)
         if not self._has_learned and not self._has_warned:
             self._has_warned = True
             if saving.has_random_weights(self):
@@ -555,7 +560,8 @@ class Model(nn.Module):
                 )
         cut_for_a_pass(self, source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
-        with reading(source), contextlib.closing(self._outputs(source, hooks)) as outputs:
+        passes = self._outputs(source, hooks, unchecked=unchecked)
+        with reading(source), contextlib.closing(passes) as outputs:
             return all_rows(outputs, source.samples if steps is None else None)
 
     def map_rows(self, function: Callable[[Tensor], Any], x: Any, batch_size: Any = None) -> Any:
@@ -578,9 +584,17 @@ class Model(nn.Module):
             return all_rows(outputs, source.samples)
 
     def _outputs(
-        self, source: Arrays | Stream, hooks: Sequence[Callback], function: Any = None
+        self,
+        source: Any,
+        hooks: Sequence[Callback],
+        function: Any = None,
+        unchecked: bool = False,
     ) -> Generator[Any, None, None]:
-        """The outputs batch by batch, with the modes restored whatever happens."""
+        """The outputs batch by batch, with the modes restored whatever happens.
+
+        Args:
+            unchecked: whether the inputs, one tensor, may hold nan still.
+        """
         modes = modes_of(self)
         begin, end = batch_hooks(hooks, "predict")
         changes = False  # whether the network writes into its inputs, and so into the user's data
@@ -590,6 +604,9 @@ class Model(nn.Module):
                 hook.on_predict_begin({})
             with torch.inference_mode():
                 for batch, (x, _, _) in enumerate(source.epoch(0)):
+                    if unchecked and not math.isfinite(x.sum().item()):
+                        check_finite(source.inputs, "x", may_fill=True)
+                        unchecked = False  # finite numbers whose sum overflows
                     if changes or batch == 0:
                         with torch.inference_mode(False):  # inside, versions are not counted
                             x = map_tree(torch.clone, x)

@@ -139,7 +139,7 @@ class Sequential(Model):
         """
         if self.built_shape is not None:
             return
-        strict = self._compiled is None or self._compiled.strict
+        strict = self._is_strict
         layout = channels_last(shape) if first and strict else None
         current: tuple[int | None, ...] = (None, *shape)
         for number, name in enumerate(self.layer_names()):

@@ -473,7 +473,7 @@ def check_decoder(model: Any, shape: tuple[int | None, ...]) -> None:
             f"the decoder gives samples of shape {given}, but the inputs have {sizes}; "
             f"expected the same: {advice}."
         )
-    strict = model._compiled is None or model._compiled.strict
+    strict = model._is_strict
     if not strict:
         return
     activation = last_activation(model.decoder)

@@ -148,7 +148,7 @@ class Autoencoder(Model):
         """
         if self.built_shape is not None:
             return
-        strict = self._compiled is None or self._compiled.strict
+        strict = self._is_strict
         self.encoder.build_layers(shape, first=first and strict)
         codes = output_shape(self.encoder, (None, *shape))
         self.decoder.build_layers(codes[1:], first=False)

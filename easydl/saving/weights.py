@@ -219,8 +219,7 @@ def check_kinds(own: dict[str, Tensor], given: dict[str, Tensor], what: str) -> 
 
 def is_strict(model: Any) -> bool:
     """Whether ``compile(strict=False)`` was not said."""
-    compiled = getattr(model, "_compiled", None)
-    return compiled is None or compiled.strict
+    return getattr(model, "_is_strict", True)
 
 
 def check_finite(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:

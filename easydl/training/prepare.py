@@ -120,18 +120,28 @@ def labels_only(source: Source, x: Tree, y: Tree) -> bool:
     return True
 
 
-def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
-    """Build the network if need be; check and cast the inputs."""
+def get_inputs_ready(model: Any, source: Source, what: str = "", later: bool = False) -> bool:
+    """Build the network if need be; check and cast the inputs.
+
+    Args:
+        later: whether nan may be looked for where each batch is at hand, in the cache: reading all
+            rows twice is 6 % of a small network's ``predict``.
+
+    Returns:
+        whether that is still to be done.
+    """
     name = f"x of {what}" if what else "x"
     plain = isinstance(source, Arrays) and type(source.inputs) is Tensor and not source.columns
     given: Any = source.inputs if plain else None  # type: ignore[union-attr]
     if plain and model.inputs_known == kind_of_inputs(model, given):
-        source.inputs = ready_rows(model, given, name, model.inputs_known[0])
-        return
+        dtype = model.inputs_known[0]
+        later = later and given.dtype == dtype and model.device.type == "cpu"
+        source.inputs = ready_rows(model, given, name, dtype, later=later)
+        return later and model._is_strict
     x, _, _ = source.peek()
     first = first_leaf(model)
     dtype, whole = input_dtype(model), keeps_integers(model, first)
-    strict = model._compiled is None or model._compiled.strict
+    strict = model._is_strict
     if hasattr(model, "build_layers") and (isinstance(x, dict) or len(leaves(x)) > 1):
         raise ValueError(
             f"{name} holds {len(leaves(x))} arrays ({type(x).__name__}); a Sequential expects one "
@@ -184,6 +194,7 @@ def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
             ready_inputs(batch[0], f"inputs of {stream.place}"),
             *batch[1:],
         )
+    return False
 
 
 def kind_of_inputs(model: Model, x: Tensor) -> tuple:
@@ -193,12 +204,18 @@ def kind_of_inputs(model: Model, x: Tensor) -> tuple:
 
 
 def ready_rows(
-    model: Model, rows: Tensor, name: str, dtype: torch.dtype, whole: bool = False
+    model: Model,
+    rows: Tensor,
+    name: str,
+    dtype: torch.dtype,
+    whole: bool = False,
+    later: bool = False,
 ) -> Tensor:
-    """Rows cast, their numbers checked."""
+    """Rows cast, their numbers checked; ``later``: whether they are finite is seen elsewhere."""
     tensor = cast_inputs(rows, dtype, whole)
-    if model._compiled is None or model._compiled.strict:
-        check_finite(tensor, name, rows, may_fill=True)
+    if model._is_strict:
+        if not later:
+            check_finite(tensor, name, rows, may_fill=True)
         warn_of_rounding(tensor, rows, name)
         model.check_inputs(tensor, name)
     return tensor
