@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -191,9 +191,11 @@ def counts_of(metric: Metric) -> Any:
     return id(metric)
 
 
-def joined(batches: Iterable[Any], index: int) -> Tensor:
+def joined(batches: Sequence[Any], index: int) -> Tensor:
     """A copy of one output's, or one target's, rows of all batches: a metric may write into it."""
-    return torch.cat([b if isinstance(b, Tensor) else leaves(b)[index] for b in batches])
+    if isinstance(batches[0], Tensor):
+        return torch.cat(batches)
+    return torch.cat([leaves(batch)[index] for batch in batches])
 
 
 def sums_of(metric: Metric) -> dict[str, Any]:
