@@ -1654,6 +1654,17 @@ NETWORKS = {
     "a loss of one's own that is no tensor": (lambda: own(lambda _, o: (3.0, o)), fit(), T, "3.0"),
     "a loss of one's own for each row": (lambda: own(lambda _, o: (o, o)), fit(), T, "one number"),
 }  # fmt: skip
+for shown, form in {
+    "tuple of Tensor, tuple": lambda y: (y, (y, y)),
+    "dict of tuple": lambda y: {"a": (y, y)},
+    "tuple of Tensor, NoneType": lambda y: (y, None),
+    "tuple of nothing": lambda y: (),
+    "NoneType": lambda y: None,
+}.items():
+    for verb, do in {"fits": fit(X, X), "predicts": lambda m: m.predict(X)}.items():
+        NETWORKS[f"a {shown} that {verb}"] = (
+            lambda form=form: network(after=form), do, T, f"returned a {shown};", "easydl.LSTM",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NETWORKS)

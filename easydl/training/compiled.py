@@ -345,18 +345,24 @@ def output_names(outputs: Any) -> list[str]:
     """``[""]`` for one output; a dict's keys; else ``output_1``, ``output_2`` …"""
     if isinstance(outputs, Tensor):
         return [""]
-    if isinstance(outputs, dict) and all(isinstance(o, Tensor) for o in outputs.values()):
-        return [str(key) for key in outputs]
-    if isinstance(outputs, (tuple, list)) and all(isinstance(o, Tensor) for o in outputs):
-        return [f"output_{i + 1}" for i in range(len(outputs))]
+    parts = list(outputs.values()) if isinstance(outputs, dict) else outputs
+    inside = ""
+    if isinstance(parts, (tuple, list)):
+        if parts and all(isinstance(part, Tensor) for part in parts):
+            if isinstance(outputs, dict):
+                return [str(key) for key in outputs]
+            return [f"output_{number}" for number in range(1, len(parts) + 1)]
+        inside = f" of {listed((type(part).__name__ for part in parts), 100) or 'nothing'}"
     raise TypeError(
-        f"the network returned a {type(outputs).__name__}; expected a tensor, or a tuple, list or "
-        "dict of tensors. A torch LSTM returns (output, state): use easydl.LSTM."
+        f"the network returned a {type(outputs).__name__}{inside}; expected a tensor, or a tuple, "
+        "list or dict of tensors, none of them nested. A torch LSTM returns (output, state): use "
+        "easydl.LSTM."
     )
 
 
 def check_rows(outputs: Any, rows: int) -> None:
-    """Every output has one row for each sample."""
+    """Outputs are tensors with one row for each sample."""
+    output_names(outputs)
     for output in leaves(outputs):
         if output.dim() == 0 or len(output) != rows:
             raise ValueError(
