@@ -14,6 +14,7 @@ arXiv:1711.05101). Where torch's kernel only offers the other one, it is refused
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,16 +30,21 @@ from easydl.schedules import LearningRateSchedule, TorchSchedule
 class Optimizer:
     """Keras-named arguments, checked at once, that wait for parameters.
 
+    Subclass it and write ``make``; ``fit`` runs the schedule. The rate where none is given is
+    ``default_learning_rate``, or the default in an ``__init__(self, learning_rate=0.1)``.
+
     Attributes:
-        learning_rate: as given.
+        learning_rate: the number to begin with: as given, the highest of a schedule, or
+            ``default_learning_rate`` under a scheduler of torch.
         schedule: what makes the scheduler (``schedule.make(optimizer)``), or None for a number.
 
     Example:
         >>> class Mine(Optimizer):
+        ...     default_learning_rate = 0.05
         ...     def make(self, params):
         ...         return torch.optim.ASGD(params, lr=self.learning_rate)
-        >>> Mine(0.1)
-        Mine(learning_rate=0.1, weight_decay=None)
+        >>> Mine(), Mine(schedules.ExponentialDecay(0.1, 1000, 0.5)).learning_rate
+        (Mine(learning_rate=0.05, weight_decay=None), 0.1)
     """
 
     default_learning_rate = 1e-3
@@ -47,17 +53,31 @@ class Optimizer:
         super().__init_subclass__()
         known = "make(self, params), which returns a torch.optim.Optimizer"
         refuse_uncalled(cls, {known: ("step", "update_step", "apply_gradients")})
+        rate = inspect.signature(cls).parameters.get("learning_rate")
+        if rate is not None and isinstance(rate.default, (int, float)):
+            own = vars(cls).get("default_learning_rate", rate.default)
+            if own != rate.default:
+                raise TypeError(
+                    f"{cls.__name__} has default_learning_rate={own!r:.40}, but its __init__ has "
+                    f"learning_rate={rate.default}; expected one of them: write "
+                    f"def __init__(self, learning_rate={own!r:.40}), which hands it to "
+                    "super().__init__(learning_rate)."
+                )
+            cls.default_learning_rate = rate.default
 
-    def __init__(self, learning_rate: Any = 1e-3, weight_decay: float | None = None) -> None:
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
+    def __init__(self, learning_rate: Any = "default", weight_decay: float | None = None) -> None:
         self.schedule: LearningRateSchedule | TorchSchedule | None = None
         if callable(learning_rate) or isinstance(
             learning_rate, torch.optim.lr_scheduler.LRScheduler
         ):
             self.schedule = schedules.get(learning_rate)
-        else:
-            self.learning_rate = _not_negative("learning_rate", learning_rate)
+            learning_rate = "default"
+            if isinstance(self.schedule, LearningRateSchedule):
+                learning_rate = self.schedule.peak_learning_rate
+        if isinstance(learning_rate, str) and learning_rate == "default":
+            learning_rate = self.default_learning_rate
+        self.learning_rate = _not_negative("learning_rate", learning_rate)
+        self.weight_decay = weight_decay
         if weight_decay is not None:
             self.weight_decay = _not_negative("weight_decay", weight_decay)
 
@@ -78,7 +98,7 @@ class Optimizer:
                 "the optimizer was given no parameters; expected at least one weight to train."
             )
         kernel, arguments = self._torch()
-        optimizer = kernel(groups, lr=self._start(), **arguments, **fastest(kernel, flat))
+        optimizer = kernel(groups, lr=self.learning_rate, **arguments, **fastest(kernel, flat))
         for group in optimizer.param_groups:
             for key in group:
                 if key not in optimizer.defaults and key not in ("params", "name"):
@@ -91,13 +111,6 @@ class Optimizer:
             f"{type(self).__name__} has no make(self, params) that returns a torch.optim.Optimizer"
         )
 
-    def _start(self) -> float:
-        if isinstance(self.schedule, LearningRateSchedule):
-            return self.schedule.peak_learning_rate
-        if self.schedule is not None:
-            return self.default_learning_rate
-        return self.learning_rate
-
     def _refuse_weight_decay(self, when: str = "") -> None:
         """For kernels that can only add the decay to the gradient, which is another method."""
         if self.weight_decay:
@@ -109,7 +122,10 @@ class Optimizer:
             )
 
     def __repr__(self) -> str:
-        shown = {key: value for key, value in vars(self).items() if key != "schedule"}
+        shown = dict(vars(self))
+        schedule = shown.pop("schedule", None)
+        if schedule is not None:
+            shown["learning_rate"] = getattr(schedule, "maker", schedule)
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
@@ -140,8 +156,6 @@ class SGD(Optimizer):
         >>> weight.item()
         0.5
     """
-
-    default_learning_rate = 0.01
 
     def __init__(
         self,

@@ -337,8 +337,9 @@ def test_schedule_in_place_of_a_rate_starts_at_its_peak_and_is_kept():
     schedule = schedules.CosineDecay(0.0, 10, warmup_target=0.5, warmup_steps=5)
     optimizer = optimizers.SGD(schedule)
     made = optimizer.make([nn.Parameter(torch.zeros(1))])
-    assert optimizer.learning_rate is schedule
+    assert optimizer.learning_rate == 0.5
     assert optimizer.schedule is schedule
+    assert repr(optimizer).startswith("SGD(learning_rate=<easydl.schedules.CosineDecay")
     assert made.defaults["lr"] == 0.5
 
 
@@ -369,6 +370,63 @@ def test_schedules_are_reached_through_optimizers():
 def test_a_step_of_one_s_own_is_refused():
     with pytest.raises(TypeError, match=r"Mine.step was defined, .* expected make\(self, params\)"):
         type("Mine", (optimizers.Adam,), {"step": lambda self: None})
+
+
+class Averaged(optimizers.Optimizer):
+    """One's own, as the docstring of ``Optimizer`` has it."""
+
+    default_learning_rate = 0.05
+
+    def make(self, params):
+        return torch.optim.ASGD(params, lr=self.learning_rate)
+
+
+class Told(optimizers.Optimizer):
+    """The default in the constructor."""
+
+    def __init__(self, learning_rate=0.2, lambd=1e-4):
+        super().__init__(learning_rate)
+        self.lambd = lambd
+
+    def make(self, params):
+        return torch.optim.ASGD(params, lr=self.learning_rate, lambd=self.lambd)
+
+
+def stepwise(optimizer):
+    return torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [
+        (Averaged, 0.05),
+        (lambda: Averaged(0.3), 0.3),
+        (lambda: Averaged(schedules.ExponentialDecay(0.4, 1, 0.5)), 0.4),
+        (lambda: Averaged(stepwise), 0.05),
+        (Told, 0.2),
+        (lambda: Told(stepwise), 0.2),
+    ],
+)
+def test_an_optimizer_of_your_own_begins_with_its_rate(make, first, tmp_path):
+    model = dl.Sequential([dl.Dense(1, input_dim=2)])
+    model.compile(make(), "mse")
+    assert make().learning_rate == model.learning_rate == first
+    scheduled = make().schedule is not None
+    x, y = torch.ones(4, 2), torch.ones(4)
+    model.fit(x, y, verbose=0)
+    assert model.learning_rate == pytest.approx(first / 2 if scheduled else first)
+    model.save(tmp_path / "m.easydl", custom_objects={"stepwise": stepwise})
+    known = {"Averaged": Averaged, "Told": Told, "stepwise": stepwise}
+    again = dl.load_model(tmp_path / "m.easydl", custom_objects=known)
+    for each in (model, again):
+        each.fit(x, y, verbose=0)
+    assert model.learning_rate == again.learning_rate
+    torch.testing.assert_close(model.state_dict(), again.state_dict(), rtol=0, atol=0)
+
+
+def test_two_defaults_for_one_rate_are_refused():
+    with pytest.raises(TypeError, match=r"default_learning_rate=0.05.*=0.001.*def __i"):
+        type("Mine", (optimizers.Adam,), {"default_learning_rate": 0.05})
 
 
 def test_an_optimizer_of_your_own_needs_no_init():

@@ -207,6 +207,7 @@ class Encoder:
 
 def arguments_of(value: Any, where: str) -> dict[str, Any]:
     """The constructor's arguments, from ``get_config``, ``config`` or attributes of their names."""
+    from easydl.optimizers import Optimizer
     from easydl.sequential import Sequential
 
     kind = type(value)
@@ -228,6 +229,7 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
     kept = getattr(value, "config", {})  # of easydl's layers, which the user's may extend
     if "options" in vars(value) and kind.__module__ == "easydl.losses":
         kept = value.options
+    schedule = value.schedule if isinstance(value, Optimizer) else None
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(kind).parameters.items():
         attribute = _KEPT_AS.get(name, name)
@@ -237,6 +239,8 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
             found |= {key: item for key, item in kept.items() if item is not None}
         elif name in ("trainable", "input_shape") and name in kept:
             found[name] = kept[name]
+        elif name == "learning_rate" and schedule is not None:
+            found[name] = schedule  # whose first rate self.learning_rate is
         elif hasattr(value, attribute):
             given = getattr(value, attribute)
             if torch_own and name == "bias" and (given is None or isinstance(given, Tensor)):
