@@ -107,6 +107,17 @@ def refuse_turned(name: str, update: Any) -> None:
         )
 
 
+def made_of(what: str, kind: type) -> Any:
+    """The object of a class that was given in its place."""
+    try:
+        return kind()
+    except TypeError as error:
+        raise TypeError(
+            f"the class {kind.__name__} was given as the {what} and cannot be made without "
+            f"arguments ({error!s:.200}); expected an object: {kind.__name__}(…)."
+        ) from None
+
+
 def listed(names: Iterable[Any], most: int = 200) -> str:
     """``a, b, c``, cut where it grows too long for a message."""
     text = ", ".join(map(str, names))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from easydl.errors import check_between, listed, look_up, refuse_uncalled
+from easydl.errors import check_between, listed, look_up, made_of, refuse_uncalled
 
 EPSILON = 1e-7  # Keras's fuzz factor, the bound of probabilities inside a logarithm
 NUMBERS_AT_ONCE = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 0)
@@ -497,14 +497,22 @@ def get(spec: Any) -> Any:
     """
     if isinstance(spec, str):
         return look_up("loss", spec, NAMES)()
-    if isinstance(spec, type) and issubclass(spec, (Loss, nn.Module)):
-        try:
-            return spec()  # type: ignore[call-arg]
-        except TypeError as error:
+    if isinstance(spec, type):
+        return get(made_of("loss", spec))
+    kind = type(spec).__name__
+    if isinstance(spec, (Loss, nn.Module)):
+        if not hasattr(spec, "name" if isinstance(spec, Loss) else "_modules"):
             raise TypeError(
-                f"the class {spec.__name__} was given as the loss and cannot be made without "
-                f"arguments ({error}); expected an object: {spec.__name__}(…)."
-            ) from None
+                f"the loss {kind} was given, which its base has not set up; expected "
+                f"{kind}.__init__ to begin with super().__init__()."
+            )
+    verbs = ("update_state",), ("update", "result", "reset"), ("update", "compute", "reset")
+    if any(all(hasattr(spec, verb) for verb in needed) for needed in verbs):
+        raise TypeError(
+            f"loss={kind}(…) was given, which counts over batches as metrics do; expected a "
+            "function (y_pred, y_true) -> tensor of one batch, a torch loss, or a name such as "
+            f"'mse'. To watch it write metrics=[{kind}(…)]."
+        )
     if not callable(spec):
         raise TypeError(
             f"loss={spec!r} was given; expected a name such as 'mse', a torch loss such as "
@@ -543,10 +551,11 @@ def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         loss = copy.copy(loss)
         loss.reduction = "none"
-    elif isinstance(loss, Loss) or (
-        inspect.isfunction(loss) and "reduction" in inspect.signature(loss).parameters
-    ):
-        loss = functools.partial(loss, reduction="none")
+    elif isinstance(loss, Loss) or inspect.isfunction(loss):
+        takes = inspect.signature(loss).parameters.values()
+        options = isinstance(loss, Loss) and any(p.kind is p.VAR_KEYWORD for p in takes)
+        if options or any(p.name == "reduction" for p in takes):
+            loss = functools.partial(loss, reduction="none")
     # Not a closure: models are pickled whole.
     return functools.partial(_values_of, loss, by_batch)
 

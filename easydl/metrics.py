@@ -33,6 +33,7 @@ from easydl.errors import (
     check_between,
     check_positive_int,
     look_up,
+    made_of,
     refuse_turned,
     refuse_uncalled,
 )
@@ -946,7 +947,7 @@ def get(spec: Any) -> Metric:
         )
     if isinstance(spec, type):
         if issubclass(spec, Metric):
-            return spec()
+            return get(made_of("metric", spec))
         raise TypeError(
             f"the class {spec.__name__} was given as a metric; expected an object: write "
             f"{spec.__name__}()."

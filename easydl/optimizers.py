@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from easydl import schedules
-from easydl.errors import check_between, did_you_mean, look_up, refuse_uncalled
+from easydl.errors import check_between, did_you_mean, look_up, made_of, refuse_uncalled
 from easydl.schedules import LearningRateSchedule, TorchSchedule
 
 
@@ -520,10 +520,12 @@ class FromTorch:
         try:
             optimizer = self.maker(list(params))
         except (TypeError, ValueError) as error:
+            name = f"{getattr(self.maker, '__name__', self.maker)!s:.80}"
+            made = name if isinstance(self.maker, type) else "torch.optim.SGD"
             raise type(error)(
-                f"{getattr(self.maker, '__name__', self.maker)!s:.80} made no optimizer of the "
-                f"model's parameters: {error}. Expected a class or a function params -> optimizer, "
-                "such as lambda params: torch.optim.SGD(params, lr=0.1)."
+                f"{name} made no optimizer of the model's parameters: {error!s:.200}. Expected a "
+                "class or a function params -> optimizer, such as lambda params: "
+                f"{made}(params, lr=0.1)."
             ) from error
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(
@@ -594,9 +596,9 @@ def get(spec: Any) -> Optimizer | FromTorch | Ready:
         return spec
     if isinstance(spec, torch.optim.Optimizer):
         return Ready(spec)
-    if spec in NAMES.values():
-        return spec()
-    if callable(spec):
+    if isinstance(spec, type) and issubclass(spec, Optimizer):
+        return made_of("optimizer", spec)
+    if callable(spec) and (not isinstance(spec, type) or issubclass(spec, torch.optim.Optimizer)):
         return FromTorch(spec)
     raise TypeError(
         f"{spec!r:.80} was given as the optimizer; expected a name such as 'adam', an object such "

@@ -649,7 +649,7 @@ ARGUMENTS = {
     ),
     "no optimizer": (regression, compiling(None, "mse"), T, "None", "'adam'"),
     "an optimizer by number": (regression, compiling(3, "mse"), T, "3"),
-    "a layer as the optimizer": (regression, compiling(nn.Linear, "mse"), T, "Linear", "SGD"),
+    "a layer as the optimizer": (regression, compiling(nn.Linear, "mse"), T, "Linear", "Adam"),
     "an optimizer of another network": (
         regression, compiling(torch.optim.SGD(other.parameters(), 0.1), "mse"), V,
         "2 are not the model's", r"model.parameters\(\)|lambda",

@@ -402,6 +402,54 @@ def test_get_refuses_what_cannot_be_called():
         losses.get(3)
 
 
+class OwnLoss(losses.Loss):
+    def __init__(self):
+        self.scale = 2
+
+
+class OwnModule(nn.Module):
+    def __init__(self):
+        self.scale = 2
+
+
+@pytest.mark.parametrize("kind", [OwnLoss, OwnModule])
+def test_get_refuses_what_its_base_has_not_set_up(kind):
+    for spec in (kind, kind()):
+        with pytest.raises(TypeError, match=rf"{kind.__name__}.__init__ to begin with super\(\)"):
+            losses.get(spec)
+
+
+class Counter(nn.Module):
+    """Of torchmetrics' kind."""
+
+    def update(self, y_pred, y_true):
+        pass
+
+    forward = compute = reset = update
+
+
+@pytest.mark.parametrize(
+    "kind", [Counter, dl.metrics.MeanSquaredError, keras.metrics.MeanSquaredError]
+)
+def test_get_refuses_a_metric(kind):
+    for spec in (kind, kind()):
+        with pytest.raises(TypeError, match=rf"counts over.*metrics=\[{kind.__name__}\(…"):
+            losses.get(spec)
+
+
+def test_get_makes_what_a_class_stands_for():
+    y_pred, y_true = torch.tensor([[3.0]]), torch.tensor([[1.0]])
+
+    class Difference(nn.Module):
+        def forward(self, y_true, y_pred):
+            return (y_pred - y_true).mean()
+
+    assert float(losses.get(keras.losses.MeanSquaredError)(y_pred, y_true)) == 4
+    assert float(losses.get(Difference)(y_pred, y_true)) == 2
+    with pytest.raises(TypeError, match=r"the class Loss2 .* loss .* an object: Loss2\("):
+        losses.get(type("Loss2", (), {"__init__": lambda self, scale: None}))
+
+
 def test_get_calls_a_function_in_keras_order_when_its_names_say_so():
     def difference(y_true, y_pred):
         return (y_pred - 2 * y_true).mean()
@@ -524,9 +572,13 @@ def test_sample_weight_reaches_every_kind_of_loss(loss):
 
 def test_sample_weight_is_refused_when_the_loss_gives_only_a_mean():
     model = dl.Model(nn.Linear(4, 2))
-    model.compile("sgd", lambda p, y: ((p - y) ** 2).mean())
-    with pytest.raises(ValueError, match=r"one number for a batch.*shape \(N,\)"):
-        model.evaluate(torch.ones(7, 4), torch.ones(7, 2), sample_weight=torch.ones(7), verbose=0)
+    mean = type("Mean", (losses.Loss,), {"__call__": lambda self, p, y: ((p - y) ** 2).mean()})
+    for loss in (lambda p, y: ((p - y) ** 2).mean(), mean):
+        model.compile("sgd", loss)
+        with pytest.raises(ValueError, match=r"one number for a batch.*shape \(N,\)"):
+            model.evaluate(
+                torch.ones(7, 4), torch.ones(7, 2), sample_weight=torch.ones(7), verbose=0
+            )
 
 
 def test_crossentropy_is_torchs_when_the_first_ignored_target_comes_late_in_a_stream():

@@ -701,6 +701,8 @@ def test_get_refuses_what_is_no_metric(spec):
         metrics.get(spec)
     with pytest.raises(TypeError, match=r"the class L1Loss .*write L1Loss\(\)"):
         metrics.get(nn.L1Loss)
+    with pytest.raises(TypeError, match=r"FunctionMetric .* metric .* object: FunctionMetric\(…"):
+        metrics.get(metrics.FunctionMetric)
 
 
 @pytest.mark.parametrize(

@@ -270,11 +270,17 @@ def test_ready_optimizer_of_another_network_is_refused():
 
 
 def test_callable_that_gives_no_optimizer_is_refused():
+    weights = [nn.Parameter(torch.zeros(1))]
     with pytest.raises(TypeError, match=r"returned a int.*lambda params"):
-        optimizers.get(lambda params: 3).make([nn.Parameter(torch.zeros(1))])
+        optimizers.get(lambda params: 3).make(weights)
+    ours = type("Ours", (torch.optim.Optimizer,), {"__init__": lambda self, params, lr: None})
+    with pytest.raises(TypeError, match=r"Ours made no.*lambda params: Ours\(params, lr=0.1\)"):
+        optimizers.get(ours).make(weights)
 
 
-@pytest.mark.parametrize("spec", [None, 3, 0.1, {"name": "adam"}])
+@pytest.mark.parametrize(
+    "spec", [None, 3, 0.1, {"name": "adam"}, keras.optimizers.SGD, torch.optim.lr_scheduler.StepLR]
+)
 def test_get_refuses_what_is_no_optimizer(spec):
     with pytest.raises(TypeError, match="was given as the optimizer; expected a name"):
         optimizers.get(spec)
@@ -422,6 +428,13 @@ def test_an_optimizer_of_your_own_begins_with_its_rate(make, first, tmp_path):
         each.fit(x, y, verbose=0)
     assert model.learning_rate == again.learning_rate
     torch.testing.assert_close(model.state_dict(), again.state_dict(), rtol=0, atol=0)
+
+
+def test_a_class_of_your_own_is_made_or_says_what_to_write():
+    assert optimizers.get(Averaged).learning_rate == 0.05
+    kind = type("Mine", (Told,), {"__init__": lambda self, scale: None})
+    with pytest.raises(TypeError, match=r"class Mine .* optimizer .* an object: Mine\(…"):
+        optimizers.get(kind)
 
 
 def test_two_defaults_for_one_rate_are_refused():
