@@ -539,6 +539,19 @@ def in_torch_order(function: Callable) -> Callable:
     return turned
 
 
+def says_probabilities(loss: Any) -> bool:
+    """Whether a loss of another make, such as Keras's, is set to ``from_logits=False``."""
+    if isinstance(loss, functools.partial) and loss.func is _turned:
+        loss = loss.args[0]
+    if isinstance(loss, Loss):
+        return False
+    try:
+        argument = inspect.signature(loss).parameters.get("from_logits")
+    except (TypeError, ValueError):  # builtins do not tell
+        argument = None
+    return getattr(loss, "from_logits", None if argument is None else argument.default) is False
+
+
 def per_sample_form(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """The same loss giving one number a sample, ``(N,)``, for sample and class weights.
 

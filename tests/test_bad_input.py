@@ -9,6 +9,7 @@ trains afterwards. Whatever is handled must give the numbers of the clean call b
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import traceback
 from collections import namedtuple
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -1521,6 +1523,21 @@ PAIRS = {
         nn.SoftMarginLoss(), SIGNS, lambda p, y: np.log1p(np.exp(-y * p)).mean(), ".xxx .x",
     ),
     "nn.MultiLabelSoftMarginLoss": (nn.MultiLabelSoftMarginLoss(), SEVERAL, bits, "bxx bbb"),
+    "Keras's crossentropy": (
+        keras.losses.SparseCategoricalCrossentropy(), LABELS,
+        lambda p, y: cross(p / p.sum(1, keepdims=True), y), "x.. xxx",
+    ),
+    "Keras's crossentropy of logits": (
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True), LABELS, cross, "lxx lll",
+    ),
+    "Keras's binary crossentropy": (keras.losses.BinaryCrossentropy(), SEVERAL, bits, "x.. xxx"),
+    "Keras's binary crossentropy, a function": (
+        keras.losses.binary_crossentropy, SEVERAL, bits, "x.. xxx",
+    ),
+    "Keras's binary crossentropy of logits": (
+        functools.partial(keras.losses.binary_crossentropy, from_logits=True), SEVERAL, bits,
+        "bxx bbb",
+    ),
     "a loss of one's own": (
         lambda p, y: ((p - y) ** 2).mean(), SMOOTH, lambda p, y: ((p - y) ** 2).mean(), "......",
     ),

@@ -580,6 +580,14 @@ def check_activation(
             f"Either remove the {ending} from the last layer, or keep it and write "
             f"loss='{named}_crossentropy'."
         )
+    if losses.says_probabilities(loss) and ending not in PROBABILITIES:
+        given = f"ends in {ending}" if ending in REACH else "ends in no softmax or sigmoid"
+        raise ValueError(
+            f"{label} {given}, but {name} has from_logits=False and expects probabilities. Either "
+            "end in activation='softmax' or 'sigmoid', or write from_logits=True, or a "
+            "crossentropy by name, such as loss='sparse_categorical_crossentropy', which takes "
+            "raw scores."
+        )
     least, most = DOMAINS.get(name, (ANY, ANY))[0]
     low, high = REACH.get(ending or "", (float(output.min()), float(output.max())))
     low, high = ANY if ending == "linear" else (low, high)
