@@ -408,21 +408,26 @@ def spread(what: str, value: Any, names: list[str], default: Any = None) -> list
     if isinstance(value, (list, tuple)):
         if len(value) != len(names):
             raise ValueError(
-                f"{what} lists {len(value)} entries for {len(names)} outputs; expected one each."
+                f"{what} lists {len(value)} entries for {len(names)} outputs; expected one each, "
+                f"or a dict by name: {listed(names)}. Several metrics of one stand in a list."
+            )
+        if names[0] != "output_1" and names != sorted(names):
+            raise ValueError(
+                f"{what} is a list, but the network names its outputs {listed(names)}, which Keras "
+                "would take in alphabetical order; expected a dict: "
+                f"{what}={{{names[0]!r}: …, {names[1]!r}: …}}."
             )
         return list(value)
     return [value] * len(names)
 
 
 def spread_metrics(what: str, value: Any, names: list[str]) -> list[list[Any]]:
-    """A list of metrics an output: a flat list serves every output."""
-    if value is None:
-        return [[] for _ in names]
-    nested = isinstance(value, (list, tuple)) and any(isinstance(v, (list, tuple)) for v in value)
-    if isinstance(value, dict) or nested:
-        lists = spread(what, value, names, default=[])
-        return [list(v) if isinstance(v, (list, tuple)) else [v] for v in lists]
-    return [list(value) if isinstance(value, (list, tuple)) else [value] for _ in names]
+    """A list of metrics an output, as Keras reads them; a single one serves every output."""
+    flat = isinstance(value, (list, tuple)) and not any(isinstance(v, (list, tuple)) for v in value)
+    if flat and (len(names) == 1 or len(value) < 2):
+        return [list(value) for _ in names]
+    lists = [[] if v is None else v for v in spread(what, value, names)]
+    return [list(v) if isinstance(v, (list, tuple)) else [v] for v in lists]
 
 
 def flat_specs(value: Any) -> list[Any]:

@@ -56,9 +56,25 @@ def test_spread_gives_one_entry_an_output():
         compiled.spread("loss", [1, 2, 3], names)
 
 
-def test_metrics_in_a_flat_list_serve_every_output():
+def test_a_list_for_named_outputs_follows_keras_or_is_refused():
+    assert compiled.spread("loss", ["mse", "mae"], ["a", "b"]) == ["mse", "mae"]
+    many = [f"output_{number}" for number in range(1, 12)]
+    assert compiled.spread("loss", many, many) == many
+    for spread in (compiled.spread, compiled.spread_metrics):
+        with pytest.raises(ValueError, match=r"alphabetical order.*loss=\{'b': …, 'a': …\}"):
+            spread("loss", ["mse", "mae"], ["b", "a"])
+
+
+def test_metrics_in_a_list_are_one_each_and_a_single_one_serves_every_output():
     names = ["a", "b"]
     assert compiled.spread_metrics("metrics", ["mae"], names) == [["mae"], ["mae"]]
+    assert compiled.spread_metrics("metrics", "mae", names) == [["mae"], ["mae"]]
+    assert compiled.spread_metrics("metrics", [], names) == [[], []]
+    assert compiled.spread_metrics("metrics", ["mae", "mse"], names) == [["mae"], ["mse"]]
+    assert compiled.spread_metrics("metrics", ["mae", "mse"], [""]) == [["mae", "mse"]]
+    assert compiled.spread_metrics("metrics", ["mae", None], names) == [["mae"], []]
+    with pytest.raises(ValueError, match=r"3 entries for 2 outputs.*dict by name: a, b"):
+        compiled.spread_metrics("metrics", ["mae", "mse", "r2"], names)
     assert compiled.spread_metrics("metrics", [["mae"], []], names) == [["mae"], []]
     assert compiled.spread_metrics("metrics", {"b": "mae"}, names) == [[], ["mae"]]
     assert compiled.spread_metrics("metrics", None, names) == [[], []]
