@@ -30,8 +30,9 @@ class Callback:
     """Base of every callback: override the hooks you need, all others cost nothing.
 
     Inside a hook ``self.model`` is the model in training and ``self.params`` is
-    ``{"verbose", "epochs", "steps"}``. Setting ``self.model.stop_training = True`` ends training
-    after the epoch. ``epoch`` and ``batch`` count from 0.
+    ``{"verbose", "epochs", "steps"}``. ``self.model.stop_training = True`` ends training: it is
+    looked at after every batch and epoch, as in Keras, and an epoch cut short is still validated.
+    ``epoch`` and ``batch`` count from 0.
 
     The ``logs`` of ``on_epoch_end`` are a plain dict of floats; what a callback writes into it is
     seen by the callbacks after it and kept in the history. The ``logs`` of batch hooks are

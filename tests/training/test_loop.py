@@ -121,6 +121,7 @@ def test_hooks_of_fit_come_in_the_order_written_here():
         ({"epochs": 2, "steps_per_epoch": 1}, ()),
         ({"epochs": 5, "validation_split": 0.5}, ("on_epoch_end", 1)),
         ({"epochs": 5, "validation_split": 0.25}, ("on_train_batch_end", 0)),
+        ({"epochs": 5, "validation_split": 0.25}, ("on_epoch_begin", 1)),
         ({"epochs": 2, "batch_size": 3}, ()),
     ],
     ids=lambda value: " ".join(map(str, value)) if value else "",
