@@ -22,7 +22,7 @@ from easydl.data import Arrays, Stream, as_source, picture_sets
 from easydl.data.convert import Tree, all_rows, check_finite, leaves, map_tree, rows_of
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
-from easydl.data.stream import reading
+from easydl.data.stream import reading, refuse_shuffled
 from easydl.errors import (
     check_between,
     check_flag,
@@ -541,7 +541,8 @@ class Model(nn.Module):
         """The outputs for every row, in evaluation mode.
 
         Args:
-            x: as in ``fit``; targets in a Dataset or loader are passed over.
+            x: as in ``fit``; targets in a Dataset or loader are passed over. A loader that shuffles
+                is refused: its rows could not be told.
             batch_size: rows at a time; chosen by the library by default, 32 with ``steps``.
             verbose, callbacks: as in ``fit``.
             steps: batches to take, where the source does not end.
@@ -1088,7 +1089,12 @@ class Model(nn.Module):
         labelled: bool = True,
         learning: bool = False,
     ) -> Arrays | Stream:
-        """What a verb was given, with pictures made ready as the model wants them."""
+        """What a verb was given, with pictures made ready as the model wants them.
+
+        ``labelled`` is false where each row gets an answer of its own, whose order counts.
+        """
+        if not labelled and (self._compiled is None or self._compiled.strict):
+            refuse_shuffled(x)
         return as_source(*picture_sets.readable(self, x, y, labelled, learning), sample_weight)
 
     # -- shared by the verbs ------------------------------------------------------------------

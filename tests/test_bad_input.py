@@ -1051,6 +1051,10 @@ STREAMS = {
         lambda m: m.predict(DataLoader(Rows(row_but(13, lambda i: die())), 4, num_workers=2)), R,
         "worker", "late",
     ),
+    "a loader that shuffles, while predicting": (
+        regression, lambda m: m.predict(DataLoader(Rows(row), 4, shuffle=True)), V,
+        "RandomSampler", "shuffle=False",
+    ),
     "a worker that raises at once": (
         regression, stream(loader(Rows(boom), num_workers=2)), R, "batch 1 of epoch 1", "worker",
     ),

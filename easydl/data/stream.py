@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from easydl.data.arrays import Arrays, place_of
 from easydl.data.convert import leaves, map_tree, rows_of
@@ -414,6 +421,20 @@ def is_dataset(value: Any) -> bool:
     plain = isinstance(value, (list, tuple, dict, str, DataLoader)) or is_array(value)
     indexed = hasattr(value, "__getitem__") and hasattr(value, "__len__")
     return not plain and indexed and not hasattr(value, "on_epoch_end")
+
+
+def refuse_shuffled(x: Any) -> None:
+    """Refuse a DataLoader of a random order where the rows of the result stand for its samples."""
+    if not isinstance(x, DataLoader):
+        return
+    sampler = getattr(x.batch_sampler, "sampler", x.sampler)
+    random_order = isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler))
+    if random_order or getattr(sampler, "shuffle", False) is True:
+        raise ValueError(
+            f"x is a DataLoader with a {type(sampler).__name__}, so that nobody could tell which "
+            "row of the result is which sample's; expected the samples in order. Write "
+            "DataLoader(dataset, batch_size, shuffle=False), or give the dataset itself."
+        )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import easydl as dl
 from easydl.data import Arrays, Stream, arrays, as_source
@@ -139,6 +149,38 @@ def test_evaluate_and_predict_are_the_same_from_every_source(form):
     assert result == pytest.approx(model.evaluate(X, Y, verbose=0), rel=1e-6)
     predicted = model.predict(FORMS[form]()["x"], batch_size=BATCH, steps=steps)
     np.testing.assert_allclose(predicted, model.predict(X), rtol=1e-6)
+
+
+SAMPLERS = {
+    "shuffle": {"shuffle": True},
+    "subset": {"sampler": SubsetRandomSampler(range(ROWS))},
+    "weighted": {"sampler": WeightedRandomSampler(torch.ones(ROWS), ROWS, replacement=False)},
+    "batches": {"batch_sampler": BatchSampler(RandomSampler(range(ROWS)), BATCH, drop_last=False)},
+    "distributed": {"sampler": DistributedSampler(range(ROWS), num_replicas=1, rank=0)},
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_random_order_is_for_fit_and_evaluate_alone(name):
+    size = {} if name == "batches" else {"batch_size": BATCH}
+    loader = DataLoader(Rows(), **SAMPLERS[name], **size)
+    model = dl.Autoencoder([dl.Dense(2)], [dl.Dense(5)])
+    model.compile("sgd", "mse")
+    model.fit(loader, verbose=0)
+    assert model.evaluate(loader, verbose=0) == pytest.approx(model.evaluate(X, X, verbose=0))
+    for verb in (model.predict, model.encode):
+        with pytest.raises(ValueError, match=r"Sampler, .* in order. .*shuffle=False\)"):
+            verb(loader)
+    model.compile("sgd", "mse", strict=False)
+    found, expected = model.predict(loader), model.predict(X)
+    np.testing.assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0), rtol=1e-5)
+
+
+def test_an_order_that_is_no_random_one_is_predicted():
+    model = dl.Model(torch.nn.Linear(5, 1))
+    for options in ({}, {"sampler": DistributedSampler(X, 1, 0, shuffle=False)}):
+        found = model.predict(DataLoader(Rows(), BATCH, **options))
+        np.testing.assert_allclose(found, model.predict(X), rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["tensors", "Dataset", "TensorDataset", "frame and series"])
