@@ -250,12 +250,20 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
         elif name in kept:
             found[name] = kept[name]
         elif not torch_own or (name[0] != "_" and parameter.default is not None):
+            advice = (
+                "Write model.save_weights('w.safetensors'); to get it back make the network again "
+                "and write load_weights('w.safetensors')."
+            )
+            if where.startswith("compile("):
+                advice = (
+                    "Write model.save(path, custom_objects={'mine': that object}) and load_model("
+                    f"path, custom_objects={{'mine': {kind.__name__:.40}(…)}}); or compile without "
+                    "it; or save_weights."
+                )
             raise ValueError(
                 f"{where[:150]} does not keep its argument {name!r}, so the file could not tell "
-                "how to make it again. Write model.save_weights('w.safetensors'); to get it back "
-                "make the network again and write load_weights('w.safetensors'). In a class of "
-                f"your own expected self.{name}, or a method get_config(self) that returns the "
-                "constructor's arguments."
+                f"how to make it again. {advice} In a class of your own expected self.{name}, or a "
+                "method get_config(self) that returns the constructor's arguments."
             )
     if kind.__name__ == "Loss" and kind.__module__ == "easydl.losses":
         found |= value.options

@@ -316,6 +316,35 @@ def test_a_network_of_others_is_saved_by_the_way_that_the_message_names(tmp_path
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+class Largest:
+    """Of torchmetrics' kind; keeps its argument under another name."""
+
+    def __init__(self, scale):
+        self.factor, self.found = scale, 0.0
+
+    def update(self, y_pred, y_true):
+        self.found = max(self.found, self.factor * float(y_pred.max()))
+
+    def compute(self):
+        return self.found
+
+    def reset(self):
+        self.found = 0.0
+
+
+def test_a_metric_of_others_is_saved_by_the_way_that_the_message_names(tmp_path):
+    path, given = tmp_path / "m.easydl", Largest(3)
+    model = compiled(metrics=["mae", given])
+    way = r"\[1\]\.Largest .*objects={'mine': that object}.*{'mine': Largest\(…\)}.*self.scale"
+    with pytest.raises(ValueError, match=way) as error:
+        model.save(path)
+    assert len(str(error.value)) <= 600 and "make the network" not in str(error.value)
+    model.save(path, custom_objects={"mine": given})
+    again = dl.load_model(path, custom_objects={"mine": Largest(3)})
+    x, y = torch.ones(5, 4), torch.ones(5, 3)
+    assert again.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+
+
 def test_a_file_of_nan_is_refused_unless_it_says_not_strict(tmp_path):
     model = compiled()
     model.layers[0].weight.data[0, 1] = np.nan
