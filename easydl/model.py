@@ -1093,7 +1093,7 @@ class Model(nn.Module):
 
         ``labelled`` is false where each row gets an answer of its own, whose order counts.
         """
-        if not labelled and (self._compiled is None or self._compiled.strict):
+        if not labelled and self._is_strict:
             refuse_shuffled(x)
         return as_source(*picture_sets.readable(self, x, y, labelled, learning), sample_weight)
 
