@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -191,7 +191,7 @@ def counts_of(metric: Metric) -> Any:
     return id(metric)
 
 
-def joined(batches: Sequence[Any], index: int) -> Tensor:
+def joined(batches: tuple[Any, ...], index: int) -> Tensor:
     """A copy of one output's, or one target's, rows of all batches: a metric may write into it."""
     if isinstance(batches[0], Tensor):
         return torch.cat(batches)

@@ -464,7 +464,7 @@ def test_a_worker_that_is_killed_before_the_first_step_is_told_of_too(monkeypatc
     """It reads ahead while the first batch is looked at; torch raises wherever Python is then."""
     model = dl.Sequential([dl.Dense(1, input_dim=5)])
     model.compile("sgd", "mse")
-    monkeypatch.setattr("easydl.model.cut_for_a_pass", lambda *_: time.sleep(30))
+    monkeypatch.setattr("easydl.model.cut_for_a_pass", lambda *_, **__: time.sleep(30))
     loader = DataLoader(Broken(die), BATCH, num_workers=2)
     words = r"DataLoader worker .*(signal: Killed|exited unexpectedly)\. Expected worker processes"
     with pytest.raises(RuntimeError, match=words) as caught:
