@@ -166,7 +166,8 @@ class Model(nn.Module):
                 Metrics see probabilities in each case; ``predict`` gives what the network gives.
             loss_weights: each output's factor in the total, list or dict.
             metrics: names, ``easydl.metrics`` objects or callables; for several outputs one each,
-                in a list or a dict, or a list of them each. A single one serves all outputs.
+                in a list or a dict, or a list of them each. A single one serves all outputs. An
+                object given twice counts by itself in its first place, a copy of it in the other.
             weighted_metrics: the same, with sample and class weights applied.
             steps_per_execution: with ``jit``, how many steps one call runs; batch hooks run, and
                 nan is found, once a call. ``"auto"``: 16 small steps, or 4 large.

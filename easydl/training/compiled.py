@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -204,13 +205,14 @@ class Compiled:
         metric_lists = spread_metrics("metrics", self.metrics, names)
         weighted_lists = spread_metrics("weighted_metrics", self.weighted_metrics, names)
         samples = order_targets(y, names)
+        counting: list[Any] = []
         self.heads = [
             Head(
                 name,
                 spec,
                 *unique_keys(
-                    [make_metric(m, len(names) > 1) for m in metrics_of_head],
-                    [make_metric(m, len(names) > 1) for m in weighted_of_head],
+                    [make_metric(m, counting) for m in metrics_of_head],
+                    [make_metric(m, counting) for m in weighted_of_head],
                 ),
                 float(weight),
                 output.detach(),
@@ -450,14 +452,20 @@ def map_specs(function: Any, value: Any) -> Any:
     return function(value)
 
 
-def make_metric(spec: Any, own_copy: bool = False) -> tuple[str, metrics.Metric]:
-    """``(history key, metric)``; the string given is the key. Losses serve as metrics too."""
+def make_metric(spec: Any, counting: list[Any] | None = None) -> tuple[str, metrics.Metric]:
+    """``(history key, metric)``; the string given is the key. Losses serve as metrics too.
+
+    An object counts in its first place itself, where its owner may read it, in further ones a
+    copy: ``counting`` are the objects that have a place, and the new one.
+    """
     if isinstance(spec, str) and spec.lower() not in metrics.NAMES and spec in losses.NAMES:
         function = losses.per_sample_form(losses.get(spec))
         return spec, metrics.get(function)
     metric = metrics.get(spec)
-    if own_copy and (metric is spec or isinstance(metric, metrics.ObjectMetric)):
-        metric = copy.deepcopy(metric)
+    if counting is not None:
+        if any(metrics.counter_of(metric) is taken for taken in counting):
+            metric = copy.deepcopy(metric)
+        counting.append(metrics.counter_of(metric))
     return (spec if isinstance(spec, str) else metric.name), metric
 
 
@@ -466,14 +474,15 @@ Pairs = list[tuple[str, metrics.Metric]]
 
 def unique_keys(plain: Pairs, weighted: Pairs) -> tuple[Pairs, Pairs]:
     """A key that comes twice gets ``_1``, ``_2`` …, or ``weighted_`` before it, as in Keras."""
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
 
     def unique(key: str, prefix: str) -> str:
         if prefix and key in seen:
             key = prefix + key
-        count = seen.get(key, 0)
-        seen[key] = count + 1
-        return f"{key}_{count}" if count else key
+        numbered = (f"{key}_{count}" if count else key for count in itertools.count())
+        found = next(name for name in numbered if name not in seen)
+        seen.add(found)
+        return found
 
     return (
         [(unique(key, ""), metric) for key, metric in plain],

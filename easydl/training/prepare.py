@@ -17,7 +17,7 @@ from easydl.data.rows import Rows, ready_leaf
 from easydl.errors import is_dead_worker, warn_user
 from easydl.layers.base import parts_of
 from easydl.training.compiled import Compiled, order_targets
-from easydl.training.meter import Meter
+from easydl.training.meter import Meter, set_aside, take_back
 from easydl.training.network import dtype_of, first_leaf, input_dtype, keeps_integers, without_trace
 from easydl.training.trainable import sync_trainable
 
@@ -310,32 +310,43 @@ def rehearse(model: Model, source: Source) -> None:
                 "expected torch operations on y_pred all the way (no .detach(), .item(), NumPy, "
                 "argmax or comparison)."
             )
-        meter = Meter(state.heads)
-        kept = [(metric, plain_state(metric)) for _, metric in meter.named_metrics]
-        named = {"loss": loss} | (parts[0] if parts else {})
+        held = set_aside(state.heads)  # an epoch under way may count on them
         try:
-            with warnings.catch_warnings():  # of one class in two rows, say
-                warnings.simplefilter("ignore")
-                meter.add(named, rows_of(x), outputs, y, w)
-                meter.read()
-        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-            if is_dead_worker(error):
-                raise
+            rehearse_metrics(state, {"loss": loss} | dict(*parts), (x, y, w), outputs)
+        finally:
+            take_back(held)
+
+
+def rehearse_metrics(
+    state: Compiled, losses: dict[str, Tensor], batch: Batch, outputs: Any
+) -> None:
+    """The metrics of one batch, each of which must be counted and forgotten."""
+    x, y, w = batch
+    meter = Meter(state.heads)
+    kept = [(metric, plain_state(metric)) for _, metric in meter.named_metrics]
+    try:
+        with warnings.catch_warnings():  # of one class in two rows, say
+            warnings.simplefilter("ignore")
+            meter.add(losses, rows_of(x), outputs, y, w)
+            meter.read()
+    except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+        if is_dead_worker(error):
+            raise
+        raise ValueError(
+            f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}; "
+            "expected a function (y_pred, y_true) -> tensor, a name, or a Metric with "
+            "update(self, y_pred, y_true, sample_weight=None)."
+        ) from error
+    meter.reset()
+    for metric, before in kept:
+        after = plain_state(metric)
+        if gathered := [name for name in before if after.get(name) != before[name]]:
             raise ValueError(
-                f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}; "
-                "expected a function (y_pred, y_true) -> tensor, a name, or a Metric with "
-                "update(self, y_pred, y_true, sample_weight=None)."
-            ) from error
-        meter.reset()
-        for metric, before in kept:
-            after = plain_state(metric)
-            if gathered := [name for name in before if after.get(name) != before[name]]:
-                raise ValueError(
-                    f"the metric {metric.name} gathers in self.{gathered[0]}, which reset() leaves "
-                    "as it is, so that rows of earlier passes would count; expected "
-                    f"self.state[{gathered[0]!r}], which is emptied, or a reset(self) of its own "
-                    "that calls super().reset()."
-                )
+                f"the metric {metric.name} gathers in self.{gathered[0]}, which reset() leaves "
+                "as it is, so that rows of earlier passes would count; expected "
+                f"self.state[{gathered[0]!r}], which is emptied, or a reset(self) of its own "
+                "that calls super().reset()."
+            )
 
 
 def plain_state(metric: Any) -> dict[str, float]:

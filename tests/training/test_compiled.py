@@ -99,6 +99,43 @@ def test_metric_object_given_once_is_counted_apart_for_each_output():
     assert [logs[key] for key in keys] == pytest.approx(expected, rel=1e-5)
 
 
+class Rows:
+    """Counts rows, in the way of torchmetrics' objects."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.rows = 0
+
+    def update(self, y_pred, y_true):
+        self.rows += len(y_pred)
+
+    def compute(self):
+        return self.rows
+
+
+def test_a_metric_object_given_twice_is_counted_apart():
+    mae, raw, x = dl.metrics.MeanAbsoluteError(), Rows(), torch.randn(9, 2)
+    again, weights = dl.metrics.ObjectMetric(raw, "again"), torch.arange(9.0)
+    model = dl.Model(nn.Linear(2, 1))
+    model.compile("sgd", "mse", metrics=[mae, mae, raw, again], weighted_metrics=[mae])
+    logs = model.fit(x, x[:, 0], sample_weight=weights, verbose=0).history
+    keys = ["mean_absolute_error", "mean_absolute_error_1", "weighted_mean_absolute_error"]
+    assert list(logs) == ["loss", *keys[:2], "rows", "again", keys[2]]
+    assert logs["rows"] == logs["again"] == [9]
+    assert logs[keys[0]] == logs[keys[1]] != logs[keys[2]]
+    assert [mae.result()] == logs[keys[0]] and raw.compute() == 9  # the owner's own
+
+
+def test_keys_of_the_history_are_never_equal():
+    plain, weighted = compiled.unique_keys(
+        [(key, None) for key in ("mae_1", "mae", "mae", "mae")], [("mae", None), ("mae", None)]
+    )
+    assert [key for key, _ in plain] == ["mae_1", "mae", "mae_2", "mae_3"]
+    assert [key for key, _ in weighted] == ["weighted_mae", "weighted_mae_1"]
+
+
 def test_loss_by_name_serves_as_a_metric():
     x, y = torch.randn(9, 2), torch.randn(9)
     model = dl.Model(nn.Linear(2, 1))
