@@ -23,7 +23,6 @@ from easydl.data.arrays import Arrays
 from easydl.data.stream import Stream
 from easydl.data.workers import random_states, set_random_states
 from easydl.errors import check_path, check_positive_int, warn_user
-from easydl.metrics import ObjectMetric
 from easydl.saving.container import Reader, pack, read_json, write_atomically
 from easydl.saving.objects import Decoder, Encoder
 from easydl.saving.optimizer import restore_training_state, training_state
@@ -43,7 +42,8 @@ class BackupAndRestore(Callback):
     scaler, the order of the rows, Python's, NumPy's and torch's random numbers, the history and
     the counters of easydl's callbacks come back, amid an epoch too. Callbacks of your own do where
     they have ``state_dict`` and ``load_state_dict``. With ``compile(jit=True)`` the same batches
-    are joined and compiled again.
+    are joined and compiled again. Beside a metric that gathers in what no file has (sets, deques,
+    objects; not numbers, tensors, arrays, lists and dicts) checkpoints are between epochs only.
 
     Arrays, memory maps and Datasets go on by index. A DataLoader, generator or function is read
     again up to where it was; one that keeps its workers starts them anew every epoch.
@@ -260,8 +260,7 @@ class BackupAndRestore(Callback):
             due = time.monotonic() - self._saved_at > self._pause
         else:
             due = self._batches >= self.every
-        # What an object of another library has gathered is known to itself alone: after the epoch.
-        if due and not any(isinstance(metric, ObjectMetric) for _, metric in meter.named_metrics):
+        if due and meter.can_be_saved(self.model.device):  # else after the epoch
             self._save(epoch, batch, meter)
 
     def after_epoch(self, epoch: int) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
-from numpy import ndarray
-from torch import Tensor
+from numpy import float64, ndarray
+from torch import Tensor, nn
 
 from easydl.data.convert import leaves, map_tree
 from easydl.losses import denominator, is_index_loss
-from easydl.metrics import F1Score, Metric, Precision, Recall, _counts_by_itself
+from easydl.metrics import F1Score, FunctionMetric, Metric, Precision, Recall, _counts_by_itself
 from easydl.training.heads import Head
 
 EVERY = 1024  # batches between two updates of the sums: metrics cost one call for all of them
 CACHED = 131_072  # outputs and targets kept back for a CPU's metrics: its cache has them still
 LARGEST = 4_000_000  # outputs and targets kept back elsewhere
+PLAIN = (type(None), bool, int, float, str, float64)
+FUNCTIONS = (FunctionType, BuiltinFunctionType, partial, type, nn.Module)
 
 
 class Meter:
@@ -96,12 +100,23 @@ class Meter:
             self._parts, self._pending, self._pending_size, self._sums, self._counts = kept
             take_back(gathered)
 
+    def can_be_saved(self, device: torch.device) -> bool:
+        """Whether a checkpoint gives all metrics back what they hold, with the sums on ``device``.
+
+        Objects of another library know their sums themselves alone.
+        """
+        return all(
+            comes_back(value, device)
+            for _, metric in self.named_metrics
+            for value in sums_of(metric).values()
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """The sums so far and what waits to be summed up, for a checkpoint."""
         return {
             "sums": self._sums,
             "counts": self._counts,
-            "metrics": [sums_of(metric) for _, metric in self.named_metrics],
+            "metrics": [copied(sums_of(metric)) for _, metric in self.named_metrics],
             "parts": self._parts,
             "pending": self._pending,
         }
@@ -199,12 +214,27 @@ def joined(batches: tuple[Any, ...], index: int) -> Tensor:
 
 
 def sums_of(metric: Metric) -> dict[str, Any]:
-    """Copies of the dicts, lists and numbers that a metric holds."""
+    """What a metric may gather in: all that it holds but functions and networks."""
     return {
-        name: copied(value)
+        name: value
         for name, value in vars(metric).items()
-        if isinstance(value, (dict, list, int, float))
+        if not (name == "function" and isinstance(metric, FunctionMetric))
+        and (_counts_by_itself(value) or not isinstance(value, FUNCTIONS))
     }
+
+
+def comes_back(value: Any, device: torch.device) -> bool:
+    """Whether a checkpoint, which has tensors, arrays and JSON, gives it back as it was."""
+    if type(value) is dict:
+        return all(type(key) in PLAIN and comes_back(item, device) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return all(comes_back(item, device) for item in value)
+    if type(value) is Tensor:
+        here = value.device.type == device.type or not value.dim()
+        return here and value.layout is torch.strided and not value.is_complex()
+    if type(value) is ndarray:
+        return value.dtype.kind in "biuf" and value.dtype.isnative and value.dtype.itemsize <= 8
+    return type(value) in PLAIN
 
 
 def set_aside(heads: list[Head]) -> list[tuple[Metric, dict[str, Any]]]:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sys
+from collections import Counter, deque
 
 import numpy as np
 import pytest
@@ -424,6 +425,96 @@ def test_metrics_of_other_libraries_are_kept_between_epochs_only(tmp_path):
     again = fit(make, tmp_path)
     assert again.history.history["rows"] == [70.0] * 3
     assert same(state_of(again), state_of(fit(make)))
+
+
+class Held(dl.metrics.Metric):
+    """Rows and their number so far, gathered in an object of some kind."""
+
+    def __init__(self, start, add, read):
+        super().__init__()
+        self.start, self.add, self.read = start, add, read
+
+    def update(self, y_pred, y_true, sample_weight=None):
+        self.sums = self.add(self.sums, y_true)
+
+    def result(self):
+        return float(self.read(self.sums))
+
+    def reset(self):
+        super().reset()
+        self.sums = self.start()
+
+
+def appended(sums, y):
+    sums.append(y.sum())
+    return sums
+
+
+def counted(sums, y):
+    sums.update({"rows": len(y)})
+    return sums
+
+
+HELD = {  # what the sums are at first, with a batch, in the end; and whether a checkpoint has them
+    "nothing at first": (lambda: None, lambda s, y: (s or 0) + y.sum(), float, True),
+    "tensor": (lambda: torch.zeros(()), lambda s, y: s.add_(y.sum()), float, True),
+    "array": (lambda: np.zeros(2), lambda s, y: s + float(y.sum()), lambda s: s.sum(), True),
+    "number": (lambda: 0, lambda s, y: s + np.float64(0.1) * len(y), float, True),
+    "list of tensors": (list, appended, sum, True),
+    "tuple in a dict": (
+        lambda: {"sums": (0, 0.0)},
+        lambda s, y: {"sums": (s["sums"][0] + 1, s["sums"][1] + float(y.sum()))},
+        lambda s: sum(s["sums"]),
+        True,
+    ),
+    "deque": (deque, appended, sum, False),
+    "set": (set, lambda s, y: s | {len(s)}, len, False),
+    "counter": (Counter, counted, lambda s: s["rows"], False),
+    "short number": (lambda: np.float32(0), lambda s, y: s + np.float32(len(y)), float, False),
+    "metric": (
+        lambda: dl.metrics.MeanSquaredError(),
+        lambda s, y: s.update(y.float(), 0 * y) or s,
+        lambda s: s.result(),
+        False,
+    ),
+    "object": (Rows, lambda s, y: s.update(y, y) or s, Rows.compute, False),
+    "complex tensor": (lambda: torch.zeros((), dtype=torch.cfloat), lambda s, y: s + y.sum(),
+                       lambda s: s.real, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kept_back", [1, 131_072])
+@pytest.mark.parametrize("name", HELD)
+def test_what_a_metric_holds_comes_back_or_no_checkpoint_is_amid_an_epoch(
+    name, kept_back, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("easydl.training.meter.CACHED", kept_back)
+    *how, amid = HELD[name]
+
+    def make():
+        return network(metrics=[Held(*how), "accuracy", len_of]), WHOLE
+
+    assert fit(make, tmp_path, crash=10) is None
+    assert amid == any("-batch00000000" not in name for name in os.listdir(tmp_path))
+    assert same(state_of(fit(make, tmp_path)), state_of(fit(make)))
+
+
+def test_checkpoints_amid_an_epoch_have_the_sums_of_every_metric_by_name(tmp_path):
+    other = ("categorical", "confusion", "cosine")  # which have several columns
+    names = [name for name in dl.metrics.NAMES if not any(word in name for word in other)]
+
+    def make():
+        model = dl.Sequential([dl.Dense(1, "sigmoid", input_dim=6)])
+        model.compile("adam", "binary_crossentropy", metrics=[*names, "hinge", dl.losses.Huber()])
+        return model, WHOLE
+
+    assert fit(make, tmp_path, crash=10) is None
+    assert any("-batch00000000" not in name for name in os.listdir(tmp_path))
+    assert same(state_of(fit(make, tmp_path)), state_of(fit(make)))
+
+
+def len_of(y_pred, y_true):
+    return torch.tensor(float(len(y_pred)))
 
 
 class StopInValidation(Callback):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 from torch import nn
 
 import easydl as dl
+from easydl.callbacks.backup import StateDecoder, StateEncoder
+from easydl.saving.weights import from_safetensors, to_safetensors
 from easydl.training import meter
 
 
@@ -292,6 +297,31 @@ def test_metrics_that_count_together_equal_each_alone(classes):
             np.testing.assert_array_equal(together[f"m{number}"], alone)
         kept[weighted] = together
     assert kept[True]["m0"] != kept[False]["m0"]
+
+
+COMES_BACK = [
+    None, True, 2, 0.5, np.float64(0.5), "text", (1, [2.0]), {"a": {1: [None]}}, np.zeros((2, 3)),
+    np.array(2), np.array([True]), torch.zeros(3, dtype=torch.bfloat16), torch.tensor(2),
+    torch.zeros(4, 4)[::2, 1:].T,
+]  # fmt: skip
+LOST = [
+    np.float32(0.5), np.int64(2), {3}, frozenset(), deque([1]), Counter("ab"), {("a", 1): 2},
+    defaultdict(int), [{1}], {"a": deque()}, object(), np.array(["a"]), np.array([None]),
+    np.zeros(2, ">f4"), np.zeros(2, np.longdouble), np.zeros(2).view(np.recarray), b"bytes",
+    torch.zeros(2, dtype=torch.cfloat), torch.zeros(2).to_sparse(), nn.Parameter(torch.zeros(2)),
+    torch.zeros(2, device="meta"), dl.metrics.AUC(), Fraction(1, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", COMES_BACK + LOST, ids=repr)
+def test_a_checkpoint_gives_back_what_it_says(value):
+    assert meter.comes_back(value, torch.device("cpu")) == any(value is kept for kept in COMES_BACK)
+    if meter.comes_back(value, torch.device("cpu")):
+        tensors = {}
+        text = json.dumps(StateEncoder(tensors).encode(value, ""))
+        tensors = from_safetensors(to_safetensors(tensors), "")
+        again = StateDecoder(tensors).decode(json.loads(text))
+        assert isinstance(value, type(again)) and str(again) == str(value)
 
 
 def test_metrics_and_weighted_metrics_count_apart():
