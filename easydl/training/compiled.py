@@ -253,6 +253,11 @@ class Compiled:
         loss, outputs = result[:2]
         parts = {"loss": loss}
         if len(result) == 3:
+            if "loss" in result[2]:
+                raise ValueError(
+                    f"compute_loss of {type(model).__name__} returned a part called 'loss', which "
+                    "is the log of the whole; expected another name: {'first_loss': value}."
+                )
             # Copies: a view of a weight would be read after the weight has moved.
             parts |= {name: value.detach().clone() for name, value in result[2].items()}
         return loss, outputs, parts

@@ -61,6 +61,8 @@ class Meter:
         self, parts: dict[str, Tensor], rows: int, outputs: Any, y: Any, w: Tensor | None
     ) -> None:
         """Take in one batch. ``parts`` are its mean losses by name."""
+        if not self._parts and not self._sums:
+            check_names([*parts, *(name for name, _ in self.named_metrics)])
         # A tensor as it is would keep its graph, with every activation, until the flush; reading
         # it costs less than detaching it, where that does not wait for a device.
         free = self.free_to_read
@@ -192,6 +194,18 @@ class Meter:
                         else:
                             metric.state = dict(twin.state)
         self._pending, self._pending_size = [], 0
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse two logs of one name, validation's included: the history would have the last."""
+    for name in names:
+        if names.count(name) > 1 or (name[:4] == "val_" and name[4:] in names):
+            raise ValueError(
+                f"two logs are called {name!r}: a metric, and the loss, a part of it, another "
+                "metric or a number of validation; expected a name for each. Write "
+                "MyMetric(name='…'), easydl.metrics.FunctionMetric(function, '…') for a function, "
+                "or another name of the output or part."
+            )
 
 
 def size_of(tree: Any) -> int:

@@ -324,6 +324,59 @@ def test_a_checkpoint_gives_back_what_it_says(value):
         assert isinstance(value, type(again)) and str(again) == str(value)
 
 
+class Named(dl.Model):
+    """One output each name, whose losses' parts are logged under another."""
+
+    def __init__(self, names, parts=()):
+        super().__init__()
+        self.layers_of = nn.ModuleDict({name: nn.Linear(3, 1) for name in names})
+        self.parts = parts
+
+    def forward(self, x):
+        outputs = {name: layer(x) for name, layer in self.layers_of.items()}
+        return outputs if len(outputs) > 1 else outputs.popitem()[1]
+
+
+class Parts(Named):
+    def compute_loss(self, x, y, sample_weight=None):
+        loss, outputs = super().compute_loss(x, y, sample_weight)
+        return loss, outputs, dict.fromkeys(self.parts, loss / 2)
+
+
+def called(name):
+    return dl.metrics.MeanAbsoluteError(name)
+
+
+TAKEN = {
+    "loss": (Named("a"), [called("loss")]),
+    "val_loss": (Named("a"), [called("val_loss")]),
+    "val_mae": (Named("a"), ["mae", called("val_mae")]),
+    "a_loss": (Named("ab"), {"a": [called("loss")]}),
+    "a_b_mae": (Named(["a", "a_b"]), {"a": [called("b_mae")], "a_b": ["mae"]}),
+    "val_b_loss": (Named(["val_b", "b"]), []),
+    "mae": (Parts("a", ["mae"]), ["mae"]),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_two_logs_of_one_name_are_refused(name):
+    model, metrics = TAKEN[name]
+    model.compile("sgd", "mse", metrics=metrics)
+    y = {key: X[:, :1] for key in model.layers_of}
+    with pytest.raises(ValueError, match=f"two logs are called '{name}'.*FunctionMetric"):
+        model.fit(X, y if len(y) > 1 else X[:, :1], verbose=0)
+
+
+def test_a_part_of_the_loss_is_not_called_loss():
+    model = Parts("a", ["loss"])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"Parts returned a part called 'loss'.*another name"):
+        model.fit(X, X[:, :1], verbose=0)
+    model = Parts("a", ["half"])
+    model.compile("sgd", "mse", metrics=[called("val_half_error")])
+    assert list(model.fit(X, X[:, :1], verbose=0).history) == ["loss", "half", "val_half_error"]
+
+
 def test_metrics_and_weighted_metrics_count_apart():
     def fitted(**metrics) -> tuple[dict, list]:
         model = binary_model()
