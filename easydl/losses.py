@@ -231,6 +231,8 @@ class Loss:
     """A loss with its arguments; called as torch's losses are.
 
     Subclass it for a loss with options, or pass any callable ``(y_pred, y_true)`` to ``compile``.
+    A formula of your own gets targets of the outputs' shape, or, if it takes them, class labels
+    ``(N, …)`` as int64 for outputs ``(N, …, K)``.
 
     Args:
         function: one of this module's functions, or yours with a ``reduction`` argument; left out

@@ -7,6 +7,7 @@ last activation, loss and targets is found then, and what has one meaning is set
 from __future__ import annotations
 
 import copy
+import warnings
 from math import inf
 from typing import Any
 
@@ -157,7 +158,7 @@ class Head:
         self.loss = _choose_form(loss, ending, activation)
         self.per_sample = losses.per_sample_form(self.loss)
         self.sums = getattr(self.loss, "reduction", None) == "sum"  # grows with the batch's rows
-        self.kind = self._kind()
+        self.kind = self._kind(output, sample)
         self.class_axis = self._class_axis(output, activation, sample)
         if self.kind == "categorical":
             self.classes = self.shape[self.class_axis - 1 if self.class_axis > 0 else -1]
@@ -448,9 +449,10 @@ class Head:
                 "last layer, or write a loss of probabilities, such as "
                 "'sparse_categorical_crossentropy'."
             )
-        if self.kind == "free" and self.to_predictions is None and self.ending not in PROBABILITIES:
-            several = "Softmax" in operation and len(self.shape) == 1
-            self.to_predictions = nn.Softmax(dim=-1) if several else torch.sigmoid
+        if self.to_predictions is None and self.ending not in PROBABILITIES:
+            several = len(self.shape) == 1 or self.kind == "categorical"
+            softmax = several and "Softmax" in operation
+            self.to_predictions = nn.Softmax(dim=self.class_axis) if softmax else torch.sigmoid
 
     def _check_softmax_axis(self, output: Tensor) -> None:
         sums = output.sum(self.class_axis)
@@ -476,19 +478,40 @@ class Head:
             return "For one-hot rows of two classes write y.argmax(1), or Dense(2) with softmax."
         if y.dim() == 2 and len(self.shape) == 1:
             return f"For {y.shape[1]} targets a sample write Dense({y.shape[1]}) as the last layer."
+        if type(self.loss).__module__ not in (Loss.__module__, "torch.nn.modules.loss"):
+            return "If that is what the formula takes, make it a function (y_pred, y_true)."
         return "Change the last layer or the targets."
 
     # -- settled once ------------------------------------------------------------------------
 
-    def _kind(self) -> str:
+    def _kind(self, output: Tensor, sample: Tensor | None) -> str:
         loss = self.loss
         if getattr(loss, "crossentropy", None) == "categorical" or losses.is_index_loss(loss):
             return "categorical" if self.shape else "free"
         if isinstance(loss, Loss) and loss.name == "categorical_hinge":
             return "elementwise"
+        if isinstance(loss, Loss) and self._takes_labels(output, sample):
+            return "categorical"
         if loss is not None and losses.is_elementwise(loss):
             return "elementwise"
         return "free"
+
+    def _takes_labels(self, output: Tensor, y: Tensor | None) -> bool:
+        """Whether ``y`` may be labels and the formula, a user's, works with such, on zeros."""
+        shape, given = self.shape, () if y is None else tuple(y.shape[1:])
+        if y is None or not shape or 1 in (shape[0], shape[-1]):
+            return False
+        if given not in (shape[:-1], (*shape[:-1], 1)):
+            return False
+        rows = 3 if shape[0] == 2 else 2  # so that entries to compare would not broadcast
+        zeros = output.new_zeros(rows, *shape)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.loss(zeros, zeros[..., 0].long())
+        except Exception:
+            return False
+        return bool((y == y.round()).all())
 
     def _class_axis(
         self, output: Tensor, activation: nn.Module | None, sample: Tensor | None

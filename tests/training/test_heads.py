@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -206,3 +208,104 @@ def test_heads_are_settled_anew_for_targets_of_another_form():
     first = model.evaluate(X, LABELS, verbose=0)
     assert model.evaluate(X, F.one_hot(LABELS), verbose=0) == pytest.approx(first)
     assert model.evaluate(X, LABELS, verbose=0) == pytest.approx(first)
+
+
+class Picked(dl.losses.Loss):
+    """Crossentropy of the right class, picked by its index."""
+
+    def __call__(self, y_pred, y_true, reduction="mean"):
+        loss = -y_pred.log_softmax(-1).gather(-1, y_true.unsqueeze(-1))
+        return loss.mean() if reduction == "mean" else loss.flatten(1).mean(1)
+
+
+class Squares(dl.losses.Loss):
+    def __call__(self, y_pred, y_true, reduction="mean"):
+        return F.mse_loss(y_pred, y_true)
+
+
+def histories_of(losses, units, x, y, metrics=(), **fit):
+    found = []
+    for loss in losses:
+        dl.seed(0)
+        model = dl.Sequential([dl.Dense(units)])
+        model.compile("sgd", loss, metrics=["accuracy", *metrics])
+        found.append(model.fit(x, y, 5, 2, verbose=0, **fit).history)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(2,), (3,), (5, 3), (2, 3)], ids=str)
+@pytest.mark.parametrize("form", ["int64", "float", "column"])
+@pytest.mark.parametrize("weights", ["class_weight", "sample_weight", None])
+def test_a_formula_of_your_own_takes_labels(shape, form, weights):
+    x, units = torch.randn(12, *shape[:-1], 4), shape[-1]
+    y = x[..., :units].argmax(-1)
+    given = {"int64": y, "float": y.float(), "column": y.unsqueeze(-1)}[form]
+    fit = {"sample_weight": torch.arange(12.0)} if weights else {}
+    if weights == "class_weight" and len(shape) == 1:
+        fit = {"class_weight": {i: i + 0.5 for i in range(units)}}
+    by_function = dl.losses.Loss(lambda *given, **options: Picked()(*given, **options))
+    losses = [Picked(), by_function, "sparse_categorical_crossentropy"]
+    metrics = [dl.metrics.AUC(average="micro")]
+    mine, other, known = histories_of(losses, units, x, given, metrics, **fit)
+    assert mine == other
+    assert {name: pytest.approx(values, rel=1e-5) for name, values in mine.items()} == known
+
+
+def test_a_formula_of_labels_or_rows_takes_any_rows():
+    def formula(y_pred, y_true, reduction="mean"):
+        return F.cross_entropy(y_pred, y_true, reduction=reduction)
+
+    y = 2 * F.one_hot(LABELS, 3)
+    model = dl.Model(Ends(3, lambda x: x))
+    model.compile("sgd", dl.losses.Loss(formula))
+    expected = F.cross_entropy(model(X), y.float()).item()
+    assert model.evaluate(X, y, verbose=0) == pytest.approx(expected)
+
+
+def test_labels_for_a_formula_of_your_own_are_checked():
+    with pytest.raises(ValueError, match=r"labels from 1 to 3.*expected labels 0 … 2.*y - 1"):
+        histories_of([Picked()], 3, X, LABELS + 1)
+
+
+@pytest.mark.parametrize("units", [2, 3, 5])
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_a_formula_by_entry_is_not_given_labels(units, rows):
+    x = torch.randn(rows, 4)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match=r"Squares compares them entry by entry.*class labels"):
+            histories_of([Squares()], units, x, torch.arange(rows) % 2)
+    assert not told
+    for mine in (Squares(), Picked()):
+        with pytest.raises(ValueError, match=r"compares them entry by entry.*make it a function"):
+            histories_of([mine], units, x, torch.rand(rows))
+    with pytest.raises(ValueError, match=r"compares them entry by entry.*write Dense\(2\)"):
+        histories_of([Squares()], 1, x, torch.rand(rows, 2))
+
+
+def test_a_formula_by_entry_is_given_one_column_as_ever():
+    for column in (0, slice(0, 1)):
+        model = dl.Model(Ends(1, lambda x, column=column: x[:, column]))
+        model.compile("sgd", Squares())
+        error = (model(X).reshape(-1) - YES).square().mean().item()
+        assert model.evaluate(X, YES, verbose=0) == pytest.approx(error)
+    with pytest.raises(ValueError, match="Squares compares them entry by entry"):
+        histories_of([Squares()], 3, X[:, None], YES[:, None])
+    flat = dl.losses.Loss(lambda p, y, reduction="mean": F.mse_loss(p.flatten(), y.flatten()))
+    model = dl.Sequential([dl.Dense(1)])
+    model.compile("sgd", flat)
+    x, y = torch.randn(6, 5, 4), torch.ones(6, 5).long()
+    assert model.evaluate(x, y, verbose=0) == pytest.approx((model(x) - 1).square().mean().item())
+
+
+def test_metrics_see_probabilities_where_any_formula_has_the_sigmoid():
+    def formula(y_pred, y_true, reduction="mean"):
+        return F.binary_cross_entropy_with_logits(y_pred, y_true, reduction=reduction)
+
+    class Mine(dl.losses.Loss):
+        __call__ = staticmethod(formula)
+
+    others = [nn.MultiLabelSoftMarginLoss(), "binary_crossentropy"]
+    losses = [Mine(), dl.losses.Loss(formula), formula, *others]
+    found = [history["mae"] for history in histories_of(losses, 1, X, YES, ["mae"])]
+    assert found == [pytest.approx(found[-1])] * 5
