@@ -18,6 +18,7 @@ unless the metric's own text says nan.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import re
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from easydl.errors import (
     check_between,
     check_positive_int,
+    is_dead_worker,
     look_up,
     made_of,
     refuse_turned,
@@ -434,12 +436,14 @@ class ObjectMetric(Metric):
 
     Shape:
         Probabilities ``(N, K, …)`` with class indices ``(N, …)`` after a crossentropy of classes,
-        one-hot rows or not; after other losses outputs and targets ``(N, …)`` alike.
+        one-hot rows or not; after other losses outputs and targets ``(N, …)`` alike. Beside
+        probabilities, targets of 0 and 1 are int64, unless the object takes floats alone.
 
     Raises:
         TypeError: a method is missing, ``update`` takes ``(y_true, y_pred)``, or ``compute`` gives
             neither a number nor a tensor.
-        ValueError: with sample weights, which such metrics have no place for.
+        ValueError: with sample weights, which such metrics have no place for; where the object
+            fails.
 
     Example:
         >>> import torchmetrics  # doctest: +SKIP
@@ -455,6 +459,7 @@ class ObjectMetric(Metric):
             )
         refuse_turned(type(metric).__name__, metric.update)
         self.metric = metric
+        self.takes_integers: bool | None = None  # beside outputs of the same shape; not tried yet
 
     def update(self, y_pred: Tensor, y_true: Tensor, sample_weight: Tensor | None = None) -> None:
         """Take one batch in."""
@@ -467,11 +472,39 @@ class ObjectMetric(Metric):
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(self.metric, nn.Module):
                 self.metric.to(y_pred.device)
-            self.metric.update(y_pred.clone(), y_true.clone())
+            y_true = self._as_taken(y_pred, y_true)
+            self._ask("update", y_pred.clone(), y_true.clone())
+
+    def _as_taken(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """Integers as floats for an object that wants such, as torchmetrics' correlations do."""
+        if y_true.is_floating_point() or y_true.shape != y_pred.shape:
+            return y_true
+        if self.takes_integers is None:
+            try:
+                copy.deepcopy(self.metric).update(y_pred.clone(), y_true.clone())
+                self.takes_integers = True
+            except Exception:
+                self.takes_integers = False
+        return y_true if self.takes_integers else y_true.to(y_pred.dtype)
+
+    def _ask(self, verb: str, *given: Tensor) -> Any:
+        try:
+            return getattr(self.metric, verb)(*given)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if is_dead_worker(error):
+                raise
+            what = " and ".join(f"{_shape(value)} of {value.dtype}" for value in given)
+            raise ValueError(
+                f"the metric {self.name} failed in {verb}({what}): {type(error).__name__}: "
+                f"{str(error)[:250]}; expected a metric of such outputs and targets: write another "
+                "task, num_classes or num_labels, or one of easydl's by name."
+            ) from error
 
     def result(self) -> Any:
         """What ``compute`` gives: a number, or an array."""
-        value = self.metric.compute()
+        value = self._ask("compute")
         if isinstance(value, Tensor):
             value = value.detach().cpu().numpy().copy()
         if not isinstance(value, (int, float, np.ndarray, np.generic)):

@@ -954,6 +954,128 @@ def test_what_an_object_gives_is_a_number_or_a_tensor():
         metrics.ObjectMetric(3)
 
 
+class Given:
+    """Takes some dtypes alone; keeps their names and, counted before it refuses, the rows."""
+
+    def __init__(self, *dtypes):
+        self.dtypes = dtypes
+        self.reset()
+
+    def reset(self):
+        self.rows, self.seen = 0, set()
+
+    def update(self, y_pred, y_true):
+        self.rows += len(y_true)
+        if y_true.dtype not in self.dtypes:
+            raise ValueError("Expected `target` of another dtype.")
+        self.seen.add(y_true.dtype)
+
+    def compute(self):
+        assert len(self.seen) == 1
+        return float(self.rows)
+
+
+def logits_inside(y_pred, y_true):
+    return F.binary_cross_entropy_with_logits(y_pred, y_true)
+
+
+@pytest.mark.parametrize("kept_back", [1, 131_072])
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize(
+    ("loss", "ending", "top", "expected"),
+    [
+        ("binary_crossentropy", "sigmoid", 1.0, torch.int64),
+        ("binary_crossentropy", None, 1.0, torch.int64),
+        (nn.BCELoss(), "sigmoid", 1.0, torch.int64),
+        (nn.BCEWithLogitsLoss(), None, 1.0, torch.int64),
+        (nn.MultiLabelSoftMarginLoss(), None, 1.0, torch.int64),
+        (logits_inside, None, 1.0, torch.int64),
+        ("mse", "sigmoid", 1.0, torch.int64),
+        ("binary_crossentropy", "sigmoid", 0.5, torch.float32),
+        ("mse", None, 1.0, torch.float32),
+    ],
+    ids=str,
+)
+def test_an_object_gets_yes_and_no_as_integers(
+    kept_back, units, loss, ending, top, expected, monkeypatch
+):
+    monkeypatch.setattr("easydl.training.meter.CACHED", kept_back)
+    floats, both = Given(torch.float32), Given(torch.float32, torch.int64)
+    objects = {"one": Given(expected), "floats": floats, "both": both}
+    model = dl.Sequential([dl.Dense(units, ending)])
+    named = [metrics.ObjectMetric(given, name) for name, given in objects.items()]
+    model.compile("sgd", loss, metrics=named)
+    y = (X[:, :units] > 0) * top + (1 - top) / 2
+    logs = model.fit(X, y, 7, 2, validation_split=0.25, verbose=0).history
+    assert [logs[name] for name in objects] == [[15.0, 15.0]] * 3
+    assert [logs[f"val_{name}"] for name in objects] == [[5.0, 5.0]] * 3
+    assert both.seen == {expected}
+
+
+class Failing(Seen):
+    def __init__(self, verb, rows, error):
+        super().__init__()
+        self.verb, self.most, self.error = verb, rows, error
+
+    def update(self, y_pred, y_true):
+        super().update(y_pred, y_true)
+        if self.verb == "update" and self.rows[0] > self.most:
+            raise self.error
+
+    def compute(self):
+        if self.verb == "compute" and self.rows[0] > self.most:
+            raise self.error
+        return super().compute()
+
+
+@pytest.mark.parametrize("rows", [0, 9])  # on the first rows, and later
+@pytest.mark.parametrize("verb", ["update", "compute"])
+def test_an_object_that_fails_is_named(verb, rows):
+    given = r"\(N, 2\) of torch.float32 and \(N, 2\)" if verb == "update" else ""
+    for error in (ValueError("two of " + 500 * "x"), RuntimeError("two"), KeyError("two")):
+        model = dl.Sequential([dl.Dense(2)])
+        mine = metrics.ObjectMetric(Failing(verb, rows, error), "mine")
+        model.compile("sgd", "mse", metrics=["mae", mine])
+        kind = type(error).__name__
+        with pytest.raises(
+            ValueError, match=rf"metric mine failed in {verb}\({given}.*{kind}: .?two.*by name"
+        ) as found:
+            model.fit(X, X[:, :2], 7, verbose=0)
+        assert len(str(found.value)) <= 600
+
+
+def test_what_is_no_fault_of_an_object_passes_on():
+    for error in (torch.OutOfMemoryError("full"), RuntimeError("DataLoader worker is killed")):
+        with pytest.raises(type(error), match=str(error)):
+            metrics.ObjectMetric(Failing("update", 0, error)).update(X, X)
+
+
+def test_an_object_gets_class_indices_as_integers_even_where_it_fails():
+    model = dl.Sequential([dl.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[Given(torch.float32)])
+    with pytest.raises(ValueError, match=r"\(N, 3\) of torch.float32 and \(N,\) of torch.int64"):
+        model.fit(X, torch.arange(20) % 3, verbose=0)
+
+
+def test_a_metric_that_fails_on_the_first_rows_is_named():
+    def mine(y_pred, y_true):
+        return y_pred @ y_true[:1]
+
+    class Asked(metrics.MeanSquaredError):
+        def result(self):
+            return self.nothing
+
+    for metric, key, kind in (
+        (mine, "mine", "Runtime"),
+        (metrics.FunctionMetric(mine, "other"), "other", "Runtime"),
+        (Asked(), "asked", "Attribute"),
+    ):
+        model = dl.Sequential([dl.Dense(2)])
+        model.compile("sgd", "mse", metrics=["mae", metric, "mse"])
+        with pytest.raises(ValueError, match=f"the metric {key} failed on the first rows: {kind}"):
+            model.fit(X, X[:, :2], verbose=0)
+
+
 @pytest.mark.parametrize("kept_back", [1, 131_072])
 def test_numbers_of_a_metric_of_your_own_are_not_counted_twice(kept_back, monkeypatch):
     monkeypatch.setattr("easydl.training.meter.CACHED", kept_back)

@@ -255,11 +255,15 @@ class Head:
         """A hinge's −1 … 1 as 0 … 1 for the metrics that count classes, and torch's form of them.
 
         Objects of torchmetrics' kind get what torch's crossentropy does: classes at axis 1, the
-        right ones as indices. One-hot rows they would take for several labels.
+        right ones as indices. One-hot rows they would take for several labels. Yes and no beside
+        probabilities are integers: curves and ranks of labels refuse others.
         """
         if isinstance(metric, ObjectMetric) and self.kind == "categorical":
             one_hot = labels.shape == outputs.shape and labels.is_floating_point()
             return outputs.movedim(-1, 1), labels.argmax(-1) if one_hot else labels
+        if isinstance(metric, ObjectMetric) and (self.to_predictions or self.ending == "sigmoid"):
+            whole = bool(((labels == 0) | (labels == 1)).all())
+            return outputs, labels.long() if whole else labels
         if self.threshold == 0 and isinstance(metric, COUNTING):
             return (outputs + 1) / 2, (labels + 1) / 2
         return outputs, labels

@@ -46,6 +46,7 @@ class Meter:
             for head in heads
             for key, metric in head.metrics + head.weighted_metrics
         ]
+        self.asked = ""  # the metric that was asked last, for messages
         self.reset()
 
     def reset(self) -> None:
@@ -139,6 +140,7 @@ class Meter:
         for head in self._heads_apart(logs):
             logs["loss"] += head.weight * logs[f"{head.name}_loss"]
         for name, metric in self.named_metrics:
+            self.asked = name
             logs[name] = metric.result()
         return logs
 
@@ -187,7 +189,8 @@ class Meter:
                     continue
                 for metrics, weight in ((head.metrics, None), (head.weighted_metrics, weights)):
                     counted: dict[Any, Metric] = {}
-                    for _, metric in metrics:
+                    for key, metric in metrics:
+                        self.asked = key
                         twin = counted.setdefault(counts_of(metric), metric)
                         if twin is metric:
                             metric.update(*head.seen_by(metric, predicted, labels), weight)

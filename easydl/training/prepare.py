@@ -333,9 +333,9 @@ def rehearse_metrics(
         if is_dead_worker(error):
             raise
         raise ValueError(
-            f"a metric failed on the first rows: {type(error).__name__}: {str(error)[:300]}; "
-            "expected a function (y_pred, y_true) -> tensor, a name, or a Metric with "
-            "update(self, y_pred, y_true, sample_weight=None)."
+            f"the metric {meter.asked} failed on the first rows: {type(error).__name__}: "
+            f"{str(error)[:300]}; expected a function (y_pred, y_true) -> tensor, a name, or a "
+            "Metric with update(self, y_pred, y_true, sample_weight=None)."
         ) from error
     meter.reset()
     for metric, before in kept:
