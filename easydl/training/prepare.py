@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy import ndarray
 from torch import Tensor, nn
 
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
@@ -349,11 +351,15 @@ def rehearse_metrics(
             )
 
 
-def plain_state(metric: Any) -> dict[str, float]:
-    """The numbers, and the lengths of lists, that a metric holds beside its ``state``."""
-    held = vars(metric).items()
-    return {name: len(v) if type(v) is list else v for name, v in held
-            if type(v) in (int, float, list)}  # fmt: skip
+def plain_state(metric: Any) -> dict[str, str]:
+    """The numbers, and the lengths of collections, that a metric holds beside its ``state``."""
+    found = {}
+    for name, value in vars(metric).items():
+        if isinstance(value, (list, set, deque)):
+            found[name] = str(len(value))
+        elif type(value) in (int, float) or isinstance(value, (Tensor, ndarray)):
+            found[name] = str(value.tolist() if hasattr(value, "tolist") else value)
+    return found
 
 
 def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
@@ -434,6 +435,40 @@ def test_a_metric_whose_own_counter_reset_does_not_know_is_refused():
         assert model.fit(X, Y, epochs=2, verbose=0).history["counting"] == [333, 333]
     finally:
         del Counting.reset
+
+
+UNFORGOTTEN = [
+    (torch.zeros(()), lambda sums, y: sums + y.sum() + 1),
+    (torch.zeros(2), lambda sums, y: sums.add_(1)),
+    (np.zeros(2), lambda sums, y: sums + 1),
+    (set(), lambda sums, y: sums | {len(sums)}),
+    (deque(), lambda sums, y: sums.append(y) or sums),
+]
+
+
+@pytest.mark.parametrize(("start", "add"), UNFORGOTTEN)
+def test_a_metric_that_gathers_where_reset_forgets_nothing_is_refused(start, add):
+    class Mine(dl.metrics.Metric):
+        def update(self, y_pred, y_true, sample_weight=None):
+            self.sums = add(self.sums, y_true)
+
+        def result(self):
+            return 0.0
+
+    class Forgets(Mine):
+        def reset(self):
+            super().reset()
+            self.sums = copy.deepcopy(start)
+
+    model = binary_model()
+    for mine in (Mine(), Forgets()):
+        mine.sums, mine.told, mine.empty = copy.deepcopy(start), torch.tensor([1.0, np.nan]), np.nan
+        model.compile("sgd", "binary_crossentropy", metrics=[mine])
+        if type(mine) is Mine:
+            with pytest.raises(ValueError, match=r"mine gathers in self.sums.*expected self.state"):
+                model.fit(X, Y, verbose=0)
+        else:
+            model.fit(X, Y, verbose=0)
 
 
 def test_a_loss_that_counts_its_targets_keeps_them_where_outputs_are_large(monkeypatch):
