@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,16 +13,12 @@ from easydl.callbacks import BackupAndRestore, Callback, TerminateOnNaN
 from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
 from easydl.data.convert import rows_of
-from easydl.metrics import counter_of
 from easydl.training.meter import BatchLogs, Meter, set_aside, take_back
 from easydl.training.step import NotFinite, test_step, train_step, update_weights
 from easydl.training.trainable import modes_of, restore_modes, sync_trainable
 
 if TYPE_CHECKING:
     from easydl.model import Model
-
-#: ids of what counts in the passes under way: a callback of one may begin another
-COUNTING: ContextVar[frozenset[int]] = ContextVar("COUNTING", default=frozenset())
 
 
 def run_epochs(
@@ -46,10 +41,7 @@ def run_epochs(
     """
     state = model._compiled
     modes = modes_of(model)
-    metrics = [m for head in state.heads for _, m in head.metrics + head.weighted_metrics]
-    counting, outer = {id(counter_of(metric)) for metric in metrics}, COUNTING.get()
-    gathered = set_aside(state.heads) if train is None or counting & outer else []
-    token = COUNTING.set(outer | counting)
+    gathered = set_aside(state.heads) if train is None else []
     logs: dict[str, float] = {}
     position = initial_epoch, 0
     try:
@@ -134,7 +126,6 @@ def run_epochs(
     finally:
         if train is not None:
             state.waiting_batches = state.waiting_rows = 0
-        COUNTING.reset(token)
         take_back(gathered)  # a callback may have called this amid an epoch, whose sums go on
         restore_modes(modes)
         if train is not None:
