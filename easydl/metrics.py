@@ -525,11 +525,6 @@ def _counts_by_itself(value: Any) -> bool:
     return all(callable(getattr(value, verb, None)) for verb in ("update", "compute", "reset"))
 
 
-def counter_of(metric: Metric) -> Any:
-    """The object that has the sums: the metric, or the one of another library that it asks."""
-    return metric.metric if isinstance(metric, ObjectMetric) else metric
-
-
 class R2Score(Metric):
     """The share of the targets' variance that the outputs explain, averaged over the outputs.
 

@@ -468,10 +468,15 @@ def make_metric(spec: Any, counting: list[Any] | None = None) -> tuple[str, metr
         return spec, metrics.get(function)
     metric = metrics.get(spec)
     if counting is not None:
-        if any(metrics.counter_of(metric) is taken for taken in counting):
+        if any(counter_of(metric) is taken for taken in counting):
             metric = copy.deepcopy(metric)
-        counting.append(metrics.counter_of(metric))
+        counting.append(counter_of(metric))
     return (spec if isinstance(spec, str) else metric.name), metric
+
+
+def counter_of(metric: metrics.Metric) -> Any:
+    """The object that has the sums: the metric, or the one of another library that it asks."""
+    return metric.metric if isinstance(metric, metrics.ObjectMetric) else metric
 
 
 Pairs = list[tuple[str, metrics.Metric]]
