@@ -19,7 +19,7 @@ from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
 from easydl.data import Arrays, Stream, as_source, picture_sets
-from easydl.data.convert import Tree, all_rows, check_finite, leaves, map_tree, rows_of
+from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
 from easydl.data.stream import reading, refuse_shuffled
@@ -44,6 +44,7 @@ from easydl.training.class_weight import apply_class_weight
 from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, one_batch, run_epochs
 from easydl.training.network import try_out
+from easydl.training.products import fast_products
 from easydl.training.step import NotFinite
 from easydl.training.trainable import (
     evaluation_mode,
@@ -552,7 +553,7 @@ class Model(nn.Module):
             one NumPy float32 array ``(N, …)``; a list for several outputs, a dict for named ones.
         """
         source = self._source(x, labelled=False)
-        unchecked = prepare.get_inputs_ready(self, source, later=True)
+        prepare.get_inputs_ready(self, source)
         if not self._has_learned and not self._has_warned:
             self._has_warned = True
             if saving.has_random_weights(self):
@@ -562,8 +563,7 @@ class Model(nn.Module):
                 )
         cut_for_a_pass(self, source, batch_size, steps, self.device)
         hooks = self._connect(as_list(callbacks), verbose, 1, source.steps)
-        passes = self._outputs(source, hooks, unchecked=unchecked)
-        with reading(source), contextlib.closing(passes) as outputs:
+        with reading(source), contextlib.closing(self._outputs(source, hooks)) as outputs:
             return all_rows(outputs, source.samples if steps is None else None)
 
     def map_rows(self, function: Callable[[Tensor], Any], x: Any, batch_size: Any = None) -> Any:
@@ -586,35 +586,27 @@ class Model(nn.Module):
             return all_rows(outputs, source.samples)
 
     def _outputs(
-        self,
-        source: Any,
-        hooks: Sequence[Callback],
-        function: Any = None,
-        unchecked: bool = False,
+        self, source: Arrays | Stream, hooks: Sequence[Callback], function: Any = None
     ) -> Generator[Any, None, None]:
-        """The outputs batch by batch, with the modes restored whatever happens.
-
-        Args:
-            unchecked: whether the inputs, one tensor, may hold nan still.
-        """
+        """The outputs batch by batch, with the modes restored whatever happens."""
         modes = modes_of(self)
         begin, end = batch_hooks(hooks, "predict")
         changes = False  # whether the network writes into its inputs, and so into the user's data
+        products: Any = None
         try:
             evaluation_mode(self, modes)
             for hook in hooks:
                 hook.on_predict_begin({})
             with torch.inference_mode():
                 for batch, (x, _, _) in enumerate(source.epoch(0)):
-                    if unchecked and not math.isfinite(x.sum().item()):
-                        check_finite(source.inputs, "x", may_fill=True)
-                        unchecked = False  # finite numbers whose sum overflows
                     if changes or batch == 0:
                         with torch.inference_mode(False):  # inside, versions are not counted
                             x = map_tree(torch.clone, x)
                     for begin_hook in begin:
                         begin_hook(batch, {})
-                    outputs = self._plain_call(x) if function is None else function(x)
+                    products = products or fast_products(self, rows_of(x))
+                    with products:
+                        outputs = self._plain_call(x) if function is None else function(x)
                     if batch == 0:
                         changes = any(leaf._version for leaf in leaves(x))
                     check_rows(outputs, rows_of(x))

@@ -23,7 +23,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import easydl as dl
-from easydl import model as model_module
 from easydl.training import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -1064,37 +1063,6 @@ def test_predict_leaves_its_data_alone_where_the_network_writes_into_them(networ
         assert np.array_equal(model.predict(given, batch_size), expected.numpy())
         assert callable(given) or np.array_equal(given, x.numpy())
     assert torch.equal(torch.cat(batches), x)
-
-
-@pytest.mark.filterwarnings("ignore:predict was called before")
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_predict_looks_for_nan_in_every_batch_of_rows_whose_kind_it_knows(value, dtype):
-    x = np.zeros((40, 3), dtype)
-    x[35, 1] = value
-    model = dl.Sequential([dl.Dense(2, "sigmoid", input_dim=3)])
-    model.predict(np.ones((4, 3), dtype))
-    for batch_size in (8, 64):
-        with pytest.raises(ValueError, match=r"^x holds -?(nan|inf) at row 35, column 1 \(1 such"):
-            model.predict(x, batch_size)
-    x[35, 1] = np.finfo(dtype).max
-    if dtype == "float64":
-        with pytest.raises(ValueError, match=r"holds 1.79769e\+308 at row 35.*which is inf in"):
-            model.predict(x, 8)
-    model.compile("sgd", "mse", strict=False)
-    assert model.predict(x, 8).shape == (40, 2)
-
-
-@pytest.mark.filterwarnings("ignore:predict was called before")
-def test_predict_takes_finite_numbers_whose_sum_is_not(monkeypatch):
-    looked, whole = [], model_module.check_finite
-    monkeypatch.setattr(
-        model_module, "check_finite", lambda *a, **k: (looked.append(1), whole(*a, **k))
-    )
-    model = dl.Sequential([dl.Dense(2, input_dim=3)])
-    model.predict(np.ones((4, 3)))
-    model.predict(torch.full((40, 3), 1e38), 8)
-    assert len(looked) == 1  # all rows at once, not for each batch again
 
 
 @pytest.mark.filterwarnings("ignore:predict was called before")

@@ -102,7 +102,7 @@ def needs_two_rows(model: nn.Module, batch_size: int, source: Source) -> bool:
 
 
 def rows_per_pass(model: Model, source: Source, fallback: int = 32) -> int:
-    """Rows at a time where nothing is learnt: 32 to 8,192, 3 to 6 MB in the widest layer."""
+    """Rows at a time where nothing is learnt: 32 to 8,192, 2 to 4 MB in the widest layer."""
     if source.samples is None or source.samples <= fallback:
         return fallback
     return rows_that_fit(model, sum(math.prod(shape) for shape in shapes_of(source.peek()[0])))
@@ -114,7 +114,7 @@ def rows_that_fit(model: Model, numbers: int) -> int:
     if not widest and len(model.given_input_shape or ()) == 3:
         widest = 16 * numbers  # pictures: VGG's first maps have 21 times their numbers, ResNet's 5
     rows = 2**20 / max(numbers, widest, 1)
-    return 2 ** round(math.log2(min(max(rows, 32), 8192)))
+    return 2 ** int(math.log2(min(max(rows, 32), 8192)))
 
 
 def cut_for_a_pass(

@@ -20,7 +20,6 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +35,7 @@ from tqdm import tqdm
 from easydl.data.convert import leaves, map_tree, rows_of
 from easydl.errors import warn_user
 from easydl.training.fused import is_watched
+from easydl.training.products import mkl_is_slow
 from easydl.training.step import check_finite_loss, rows_counted, train_step
 
 if TYPE_CHECKING:
@@ -92,15 +92,6 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 @product.register_fake
 def _(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
-
-
-def mkl_is_slow() -> bool:
-    """Whether MKL, torch's choice, leaves AVX-512 unused (on AMD's processors) and oneDNN is on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    amd = cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return amd and wide and torch.backends.mkl.is_available() and bool(onednn)
 
 
 class ByOneDNN(CustomGraphPass):

@@ -122,24 +122,14 @@ def labels_only(source: Source, x: Tree, y: Tree) -> bool:
     return True
 
 
-def get_inputs_ready(model: Any, source: Source, what: str = "", later: bool = False) -> bool:
-    """Build the network if need be; check and cast the inputs.
-
-    Args:
-        later: whether nan may be looked for where each batch is at hand, in the cache: reading all
-            rows twice is 6 % of a small network's ``predict``.
-
-    Returns:
-        whether that is still to be done.
-    """
+def get_inputs_ready(model: Any, source: Source, what: str = "") -> None:
+    """Build the network if need be; check and cast the inputs."""
     name = f"x of {what}" if what else "x"
     plain = isinstance(source, Arrays) and type(source.inputs) is Tensor and not source.columns
     given: Any = source.inputs if plain else None  # type: ignore[union-attr]
     if plain and model.inputs_known == kind_of_inputs(model, given):
-        dtype = model.inputs_known[0]
-        later = later and given.dtype == dtype and model.device.type == "cpu"
-        source.inputs = ready_rows(model, given, name, dtype, later=later)
-        return later and model._is_strict
+        source.inputs = ready_rows(model, given, name, model.inputs_known[0])
+        return
     x, _, _ = source.peek()
     first = first_leaf(model)
     dtype, whole = input_dtype(model), keeps_integers(model, first)
@@ -196,7 +186,6 @@ def get_inputs_ready(model: Any, source: Source, what: str = "", later: bool = F
             ready_inputs(batch[0], f"inputs of {stream.place}"),
             *batch[1:],
         )
-    return False
 
 
 def kind_of_inputs(model: Model, x: Tensor) -> tuple:
@@ -206,18 +195,12 @@ def kind_of_inputs(model: Model, x: Tensor) -> tuple:
 
 
 def ready_rows(
-    model: Model,
-    rows: Tensor,
-    name: str,
-    dtype: torch.dtype,
-    whole: bool = False,
-    later: bool = False,
+    model: Model, rows: Tensor, name: str, dtype: torch.dtype, whole: bool = False
 ) -> Tensor:
-    """Rows cast, their numbers checked; ``later``: whether they are finite is seen elsewhere."""
+    """Rows cast, their numbers checked."""
     tensor = cast_inputs(rows, dtype, whole)
     if model._is_strict:
-        if not later:
-            check_finite(tensor, name, rows, may_fill=True)
+        check_finite(tensor, name, rows, may_fill=True)
         warn_of_rounding(tensor, rows, name)
         model.check_inputs(tensor, name)
     return tensor

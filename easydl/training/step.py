@@ -10,6 +10,7 @@ from torch import Tensor
 
 from easydl.data.convert import rows_of
 from easydl.training import fused
+from easydl.training.products import fast_products
 
 if TYPE_CHECKING:
     from easydl.model import Model
@@ -96,6 +97,6 @@ def update_weights(model: Model) -> None:
 def test_step(model: Model, x: Any, y: Any, w: Tensor | None) -> tuple[dict[str, Tensor], Any]:
     """The losses by name and the outputs of one batch, without learning."""
     state = model._compiled
-    with state.autocast:
+    with state.autocast, fast_products(model, rows_of(x)):
         _, outputs, parts = state.compute_loss(model, x, y, w)
     return parts, outputs

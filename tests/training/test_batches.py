@@ -13,15 +13,15 @@ from easydl.training.batches import rows_per_pass
 X, Y = torch.randn(9, 4), torch.arange(9) % 3
 
 
-def test_rows_per_pass_are_as_many_as_make_4_mb_of_what_the_widest_layer_works_on():
+def test_rows_per_pass_are_as_many_as_make_2_to_4_mb_of_what_the_widest_layer_works_on():
     def rows(network, *shape):
         model = dl.Model(network)
         model.try_out(torch.zeros(2, *shape))
         return rows_per_pass(model, as_source(torch.zeros(33, *shape)))
 
     assert rows(nn.Linear(10, 1), 10) == 8192
-    assert rows(nn.Linear(10_000, 1), 10_000) == 128
-    assert rows(nn.Sequential(nn.Linear(10, 10_000), nn.Linear(10_000, 1)), 10) == 128
+    assert rows(nn.Linear(10_000, 1), 10_000) == 64
+    assert rows(nn.Sequential(nn.Linear(10, 10_000), nn.Linear(10_000, 1)), 10) == 64
     assert rows(dl.LSTM(128, input_shape=(50, 2)), 50, 2) == 128  # the states at every step
     assert rows(nn.GRU(2, 64, bidirectional=True, batch_first=True), 50, 2) == 128
     assert rows(nn.Linear(10**6, 1), 10**6) == 32

@@ -211,19 +211,6 @@ def test_large_products_are_computed_by_onednn_and_others_left_alone(dtype):
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("cpuinfo", "capability", "slow"),
-    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("Intel", "AVX512", False)],
-)
-def test_mkl_is_slow_on_processors_of_amd_that_have_avx512(monkeypatch, cpuinfo, capability, slow):
-    monkeypatch.setattr(jit_module.Path, "is_file", lambda _: True)
-    monkeypatch.setattr(jit_module.Path, "read_text", lambda _: f"vendor_id: {cpuinfo}")
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    for library in (torch.backends.mkldnn, torch.backends.mkl):
-        monkeypatch.setattr(library, "is_available", lambda: True)
-    assert jit_module.mkl_is_slow() is slow
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_jit_by_onednn_ends_where_eager_ends(monkeypatch):
