@@ -503,7 +503,7 @@ def get(spec: Any) -> Any:
         return get(made_of("loss", spec))
     kind = type(spec).__name__
     if isinstance(spec, (Loss, nn.Module)):
-        if not hasattr(spec, "name" if isinstance(spec, Loss) else "_modules"):
+        if ("name" if isinstance(spec, Loss) else "_modules") not in vars(spec):
             raise TypeError(
                 f"the loss {kind} was given, which its base has not set up; expected "
                 f"{kind}.__init__ to begin with super().__init__()."
@@ -539,6 +539,15 @@ def in_torch_order(function: Callable) -> Callable:
     turned = functools.partial(_turned, function)
     turned.__name__ = getattr(function, "__name__", type(function).__name__)  # type: ignore
     return turned
+
+
+def reduction_of(loss: Any) -> str | None:
+    """``"mean"``, ``"sum"`` or ``"none"``, where a loss tells, inside a partial, too."""
+    while isinstance(loss, functools.partial):
+        if "reduction" in loss.keywords:
+            return loss.keywords["reduction"]
+        loss = loss.args[0] if loss.func is _turned else loss.func
+    return getattr(loss, "reduction", None)
 
 
 def says_probabilities(loss: Any) -> bool:

@@ -481,7 +481,9 @@ class ObjectMetric(Metric):
             return y_true
         if self.takes_integers is None:
             try:
-                copy.deepcopy(self.metric).update(y_pred.clone(), y_true.clone())
+                tried = copy.deepcopy(self.metric)
+                tried.update(y_pred.clone(), y_true.clone())
+                tried.compute()
                 self.takes_integers = True
             except Exception:
                 self.takes_integers = False

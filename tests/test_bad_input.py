@@ -720,6 +720,14 @@ ARGUMENTS = {
         lambda: labeller(metrics=["accuracy"])._replace(y=HOT),
         fit(X, SEVERAL), V, "accuracy", "'binary_accuracy'",
     ),
+    "f1 of several labels": (
+        lambda: labeller(metrics=["f1"])._replace(y=HOT),
+        fit(X, SEVERAL), V, "f1", "threshold=0.5",
+    ),
+    "averaged precision of several labels": (
+        lambda: labeller(metrics=[dl.metrics.Precision(average="macro")])._replace(y=HOT),
+        fit(X, SEVERAL), V, "precision", "threshold=0.5",
+    ),
     "a metric of another shape": (
         lambda: classifier(metrics=["mae"])._replace(y=HOT), fit(X, LABELS), V, "shape", "mae",
     ),

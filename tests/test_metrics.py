@@ -1012,6 +1012,26 @@ def test_an_object_gets_yes_and_no_as_integers(
     assert both.seen == {expected}
 
 
+class Dot:
+    """Takes any dtype, and computes with floats alone."""
+
+    def reset(self):
+        self.pairs = []
+
+    def update(self, y_pred, y_true):
+        self.pairs.append((y_pred, y_true))
+
+    def compute(self):
+        return torch.stack([(a * b).sum() for a, b in self.pairs if b.mean() >= 0]).sum()
+
+
+def test_an_object_that_computes_with_floats_alone_gets_floats():
+    mine = metrics.ObjectMetric(Dot())
+    mine.reset()
+    mine.update(torch.tensor([0.5, 0.25]), torch.tensor([1, 0]))
+    assert mine.result() == 0.5
+
+
 class Failing(Seen):
     def __init__(self, verb, rows, error):
         super().__init__()

@@ -108,6 +108,8 @@ def to_tensor(value: Any, what: str) -> Tensor:
                 f"{what} is a sparse tensor; expected a dense one: write {what}.to_dense()."
             )
         tensor = value.detach()
+        if tensor.is_inference():  # of torch.inference_mode, whose changes are not counted
+            tensor = tensor.clone()
         if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
             tensor = torch.from_numpy(_without_large_unsigned(tensor.cpu().numpy()))
     else:

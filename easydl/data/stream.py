@@ -427,7 +427,9 @@ def refuse_shuffled(x: Any) -> None:
     """Refuse a DataLoader of a random order where the rows of the result stand for its samples."""
     if not isinstance(x, DataLoader):
         return
-    sampler = getattr(x.batch_sampler, "sampler", x.sampler)
+    sampler: Any = x.sampler if x.batch_sampler is None else x.batch_sampler
+    while hasattr(sampler, "sampler"):  # batches of another's samples
+        sampler = sampler.sampler
     random_order = isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler))
     if random_order or getattr(sampler, "shuffle", False) is True:
         raise ValueError(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from easydl.errors import did_you_mean
+from easydl.errors import did_you_mean, listed
 
 #: modules of ``torch.nn`` whose arguments can be read off their attributes
 TORCH = re.findall(
@@ -208,6 +208,19 @@ class Encoder:
 def arguments_of(value: Any, where: str) -> dict[str, Any]:
     """The constructor's arguments, from ``get_config``, ``config`` or attributes of their names."""
     from easydl.optimizers import Optimizer
+
+    found = _kept_arguments(value, where)
+    if isinstance(value, Optimizer) and value.schedule is not None:
+        if found.get("learning_rate") is None:
+            raise ValueError(
+                f"{where[:150]} has a schedule, of which its arguments {listed(found)} tell the "
+                "file nothing; expected one called learning_rate."
+            )
+        found["learning_rate"] = value.schedule  # whose first rate self.learning_rate is
+    return found
+
+
+def _kept_arguments(value: Any, where: str) -> dict[str, Any]:
     from easydl.sequential import Sequential
 
     kind = type(value)
@@ -229,7 +242,6 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
     kept = getattr(value, "config", {})  # of easydl's layers, which the user's may extend
     if "options" in vars(value) and kind.__module__ == "easydl.losses":
         kept = value.options
-    schedule = value.schedule if isinstance(value, Optimizer) else None
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(kind).parameters.items():
         attribute = _KEPT_AS.get(name, name)
@@ -239,8 +251,6 @@ def arguments_of(value: Any, where: str) -> dict[str, Any]:
             found |= {key: item for key, item in kept.items() if item is not None}
         elif name in ("trainable", "input_shape") and name in kept:
             found[name] = kept[name]
-        elif name == "learning_rate" and schedule is not None:
-            found[name] = schedule  # whose first rate self.learning_rate is
         elif hasattr(value, attribute):
             given = getattr(value, attribute)
             if torch_own and name == "bias" and (given is None or isinstance(given, Tensor)):

@@ -395,7 +395,18 @@ def order_targets(y: Tree, names: list[str]) -> list[Tensor | None]:
             f"y holds {len(tensors)} arrays, but the network has {len(names)} outputs; expected "
             "one array an output."
         )
+    check_order("y", names)
     return list(tensors)
+
+
+def check_order(what: str, names: list[str]) -> None:
+    """A list for outputs by name is refused unless Keras's order, the alphabetical, is theirs."""
+    if len(names) > 1 and names[0] != "output_1" and names != sorted(names):
+        raise ValueError(
+            f"{what} is a list, but the network names its outputs {listed(names)}, which Keras "
+            "would take in alphabetical order; expected a dict: "
+            f"{what}={{{names[0]!r}: …, {names[1]!r}: …}}."
+        )
 
 
 def spread(what: str, value: Any, names: list[str], default: Any = None) -> list[Any]:
@@ -418,12 +429,7 @@ def spread(what: str, value: Any, names: list[str], default: Any = None) -> list
                 f"{what} lists {len(value)} entries for {len(names)} outputs; expected one each, "
                 f"or a dict by name: {listed(names)}. Several metrics of one stand in a list."
             )
-        if names[0] != "output_1" and names != sorted(names):
-            raise ValueError(
-                f"{what} is a list, but the network names its outputs {listed(names)}, which Keras "
-                "would take in alphabetical order; expected a dict: "
-                f"{what}={{{names[0]!r}: …, {names[1]!r}: …}}."
-            )
+        check_order(what, names)
         return list(value)
     return [value] * len(names)
 

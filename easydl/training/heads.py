@@ -157,7 +157,7 @@ class Head:
             check_activation(loss, ending, self.shape, output, self.label)
         self.loss = _choose_form(loss, ending, activation)
         self.per_sample = losses.per_sample_form(self.loss)
-        self.sums = getattr(self.loss, "reduction", None) == "sum"  # grows with the batch's rows
+        self.sums = losses.reduction_of(self.loss) == "sum"  # grows with the batch's rows
         self.kind = self._kind(output, sample)
         self.class_axis = self._class_axis(output, activation, sample)
         if self.kind == "categorical":
@@ -352,6 +352,8 @@ class Head:
                 if low >= 0
                 else " Write labels from 0, or np.unique(…, return_inverse=True)."
             )
+            if isinstance(self.loss, Loss) and type(self.loss).__module__ != Loss.__module__:
+                shift += f" If they are no classes, make {_name(self.loss)} a plain function."
             raise ValueError(
                 f"{what} has labels from {low} to {high}, but {self.label} has {self.classes} "
                 f"classes; expected labels 0 … {self.classes - 1}.{shift}"
@@ -417,12 +419,13 @@ class Head:
                 "1 in every entry. For numbers write metrics=['mae'] or ['r2']; for labels a "
                 "crossentropy loss."
             )
-        largest = [m for m in counting if isinstance(m, LARGEST)]
+        largest = [m for m in counting if isinstance(m, LARGEST) or takes_largest(m)]
         if largest and self.shape[-1:] > (1,) and bool((labels.sum(-1) != 1).any()):
             raise ValueError(
                 f"{largest[0].name} takes the largest output as the class, but {what} has rows "
                 "with several labels or none; expected one-hot rows. Write "
-                "metrics=['binary_accuracy']."
+                "metrics=['binary_accuracy'], or easydl.metrics.F1Score(average='macro', "
+                "threshold=0.5), and so for precision and recall."
             )
 
     def read_graph(self, loss: Tensor, output: Tensor) -> None:
@@ -510,7 +513,7 @@ class Head:
         rows = 3 if shape[0] == 2 else 2  # so that entries to compare would not broadcast
         zeros = output.new_zeros(rows, *shape)
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), torch.random.fork_rng([]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.loss(zeros, zeros[..., 0].long())
         except Exception:
@@ -587,6 +590,12 @@ def _choose_form(loss: Any, ending: str | None, activation: nn.Module | None) ->
     return loss
 
 
+def takes_largest(metric: Metric) -> bool:
+    """Whether precision, recall or F1 is of the class with the largest output."""
+    averaged = isinstance(metric, F1Score) or getattr(metric, "average", None) is not None
+    return isinstance(metric, (F1Score, Precision)) and metric.threshold is None and averaged
+
+
 def check_activation(
     loss: Any, ending: str | None, shape: tuple[int, ...], output: Tensor, label: str
 ) -> None:
@@ -607,7 +616,9 @@ def check_activation(
             f"Either remove the {ending} from the last layer, or keep it and write "
             f"loss='{named}_crossentropy'."
         )
-    if losses.says_probabilities(loss) and ending not in PROBABILITIES:
+    low, high = REACH.get(ending or "", (float(output.min()), float(output.max())))
+    low, high = ANY if ending == "linear" else (low, high)
+    if losses.says_probabilities(loss) and not 0 <= low <= high <= 1:
         given = f"ends in {ending}" if ending in REACH else "ends in no softmax or sigmoid"
         raise ValueError(
             f"{label} {given}, but {name} has from_logits=False and expects probabilities. Either "
@@ -616,8 +627,6 @@ def check_activation(
             "raw scores."
         )
     least, most = DOMAINS.get(name, (ANY, ANY))[0]
-    low, high = REACH.get(ending or "", (float(output.min()), float(output.max())))
-    low, high = ANY if ending == "linear" else (low, high)
     if low < least or high > most:
         given = f"ends in {ending}" if ending in REACH else f"gives {low:.3g} to {high:.3g}"
         fitting = " or ".join(repr(a) for a, reach in REACH.items() if reach == (least, most))

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from easydl.callbacks import BackupAndRestore, Callback, TerminateOnNaN
 from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
-from easydl.data.convert import rows_of
+from easydl.data.convert import leaves, map_tree, rows_of
 from easydl.training.meter import BatchLogs, Meter, set_aside, take_back
 from easydl.training.step import NotFinite, test_step, train_step, update_weights
 from easydl.training.trainable import modes_of, restore_modes, sync_trainable
@@ -74,12 +74,16 @@ def run_epochs(
                     for callback in callbacks:
                         callback.on_test_begin({})
                 with torch.set_grad_enabled(learning):
-                    batches = source.epoch(epoch, batch)
+                    batches, first = source.epoch(epoch, batch), batch
                     for x, y, w, step, count in steps_of(model, source, batches, learning):
                         position = epoch, batch
                         for hook in begin:
                             hook(batch, {})
+                        if batch == first:
+                            x, y, w = map_tree(torch.clone, (x, y, w))
                         parts, outputs = step(model, x, y, w)
+                        if batch == first and state.strict:
+                            check_unchanged(x, y)
                         meter.add(parts, rows_of(x), outputs, y, w)
                         batch += count
                         for hook in end:
@@ -177,6 +181,16 @@ def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable
         for name in names
     )
     return begin, end
+
+
+def check_unchanged(x: Any, y: Any) -> None:
+    """What a step wrote into would be the user's own data where they are not shuffled."""
+    for what, tree in (("inputs", x), ("targets", y)):
+        if any(leaf._version for leaf in leaves(tree)):
+            raise ValueError(
+                f"the network or the loss changes its {what} in place, and so would your data; "
+                "expected it to leave them alone: begin by .clone(), or write inplace=False."
+            )
 
 
 def check_finite_logs(logs: dict[str, float], strict: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
@@ -193,7 +192,10 @@ class Meter:
                         self.asked = key
                         twin = counted.setdefault(counts_of(metric), metric)
                         if twin is metric:
-                            metric.update(*head.seen_by(metric, predicted, labels), weight)
+                            seen = head.seen_by(metric, predicted, labels)
+                            if not is_own(metric):  # it may write into what the next one sees
+                                seen = seen[0].clone(), seen[1].clone()
+                            metric.update(*seen, weight)
                         else:
                             metric.state = dict(twin.state)
         self._pending, self._pending_size = [], 0
@@ -214,6 +216,11 @@ def check_names(names: list[str]) -> None:
 def size_of(tree: Any) -> int:
     """How many numbers are in it."""
     return tree.numel() if isinstance(tree, Tensor) else sum(map(Tensor.numel, leaves(tree)))
+
+
+def is_own(metric: Metric) -> bool:
+    """Whether easydl's own code counts."""
+    return type(metric).__module__ == Metric.__module__ and not isinstance(metric, FunctionMetric)
 
 
 def counts_of(metric: Metric) -> Any:
@@ -264,14 +271,17 @@ def set_aside(heads: list[Head]) -> list[tuple[Metric, dict[str, Any]]]:
 
 
 def copied(value: Any) -> Any:
-    """A copy of what sums can be in; functions, and what else a metric was told, as they are."""
+    """A copy of what sums can be in; functions and networks as they are."""
+    if type(value) in PLAIN or (isinstance(value, FUNCTIONS) and not _counts_by_itself(value)):
+        return value
     if isinstance(value, Tensor):
         return value.clone()
     if type(value) is dict:
         return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, (dict, list, set, deque, ndarray, Metric)) or _counts_by_itself(value):
+    try:
         return copy.deepcopy(value)
-    return value
+    except Exception:  # a lock, say
+        return value
 
 
 def take_back(held: list[tuple[Metric, dict[str, Any]]]) -> None:

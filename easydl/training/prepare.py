@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import torch
-from numpy import ndarray
+from numpy import generic, ndarray
 from torch import Tensor, nn
 
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
@@ -19,7 +19,7 @@ from easydl.data.rows import Rows, ready_leaf
 from easydl.errors import is_dead_worker, warn_user
 from easydl.layers.base import parts_of
 from easydl.training.compiled import Compiled, order_targets
-from easydl.training.meter import Meter, set_aside, take_back
+from easydl.training.meter import Meter, copied, set_aside, sums_of, take_back
 from easydl.training.network import dtype_of, first_leaf, input_dtype, keeps_integers, without_trace
 from easydl.training.trainable import sync_trainable
 
@@ -308,14 +308,14 @@ def rehearse_metrics(
     """The metrics of one batch, each of which must be counted and forgotten."""
     x, y, w = batch
     meter = Meter(state.heads)
-    kept = [(metric, plain_state(metric)) for _, metric in meter.named_metrics]
+    kept = [(metric, held_by(metric)) for _, metric in meter.named_metrics]
     try:
         with warnings.catch_warnings():  # of one class in two rows, say
             warnings.simplefilter("ignore")
             meter.add(losses, rows_of(x), outputs, y, w)
             meter.read()
-    except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-        if is_dead_worker(error):
+    except Exception as error:
+        if isinstance(error, (ValueError, torch.OutOfMemoryError)) or is_dead_worker(error):
             raise
         raise ValueError(
             f"the metric {meter.asked} failed on the first rows: {type(error).__name__}: "
@@ -324,8 +324,8 @@ def rehearse_metrics(
         ) from error
     meter.reset()
     for metric, before in kept:
-        after = plain_state(metric)
-        if gathered := [name for name in before if after.get(name) != before[name]]:
+        after = vars(metric)
+        if gathered := [name for name in before if not is_same(before[name], after.get(name))]:
             raise ValueError(
                 f"the metric {metric.name} gathers in self.{gathered[0]}, which reset() leaves "
                 "as it is, so that rows of earlier passes would count; expected "
@@ -334,15 +334,28 @@ def rehearse_metrics(
             )
 
 
-def plain_state(metric: Any) -> dict[str, str]:
-    """The numbers, and the lengths of collections, that a metric holds beside its ``state``."""
-    found = {}
-    for name, value in vars(metric).items():
-        if isinstance(value, (list, set, deque)):
-            found[name] = str(len(value))
-        elif type(value) in (int, float) or isinstance(value, (Tensor, ndarray)):
-            found[name] = str(value.tolist() if hasattr(value, "tolist") else value)
-    return found
+def held_by(metric: Any) -> dict[str, Any]:
+    """Copies of what a metric may gather in beside its ``state``; what begins with _ is its own."""
+    names = [name for name in sums_of(metric) if name != "state" and name[0] != "_"]
+    return {name: copied(vars(metric)[name]) for name in names}
+
+
+def is_same(before: Any, after: Any) -> bool:
+    """Whether something is as it was; ``None`` may be filled in, and objects do not tell."""
+    if isinstance(before, (Tensor, ndarray)) and type(after) is type(before):
+        same: Any = before.shape == after.shape and (
+            (before == after) | ((before != before) & (after != after))
+        )
+        return bool(same is not False and same.all())
+    if isinstance(before, dict) and isinstance(after, dict):
+        return before.keys() == after.keys() and all(
+            is_same(v, after[k]) for k, v in before.items()
+        )
+    if isinstance(before, (list, tuple, deque)) and isinstance(after, (list, tuple, deque)):
+        return len(before) == len(after) and all(map(is_same, before, after))
+    if isinstance(before, (int, float, str, set, generic, Tensor, ndarray)):
+        return type(after) is type(before) and (before == after or before != before)
+    return True
 
 
 def ready_targets(state: Compiled, y: Tree, what: str) -> Tree:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from easydl.model import Model
 
 LEAST = 1e6  # multiply-adds of a product that is worth another call
 
@@ -28,13 +32,14 @@ def is_amd() -> bool:
     return cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
 
 
-def fast_products(model: nn.Module, rows: int) -> contextlib.AbstractContextManager[Any]:
+def fast_products(model: Model, rows: int) -> contextlib.AbstractContextManager[Any]:
     """For a batch of which nothing is learnt: ``F.linear`` by oneDNN where that is twice as fast.
 
-    Only in networks of torch's and easydl's own layers: the code of others is not watched. The last
-    digits are rounded otherwise, as torch rounds them on another processor.
+    Only in networks of torch's and easydl's own layers: most code of others is not watched. The
+    last digits are rounded otherwise, as torch rounds them on another processor.
     """
-    if rows < 32 or not mkl_is_slow():  # a single row waits for nothing
+    # A single row waits for nothing.
+    if rows < 32 or model.device.type != "cpu" or not mkl_is_slow():
         return contextlib.nullcontext()
     parts = list(model.modules())
     sizes = [part.in_features * part.out_features for part in parts if isinstance(part, nn.Linear)]
@@ -62,15 +67,23 @@ class LinearByOneDNN(TorchFunctionMode):
 
 
 def is_plain(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """A large product of float32 matrices on the CPU, without gradient or autocast."""
+    """A large product of float32 matrices on the CPU, without gradient, autocast or transform."""
+    given = [x, weight] if bias is None else [x, weight, bias]
     return (
-        x.numel() * weight.shape[0] >= LEAST
-        and {type(x), type(weight), type(bias)} <= {Tensor, nn.Parameter, type(None)}
-        and x.dtype is weight.dtype is torch.float32
-        and x.device.type == weight.device.type == "cpu"
-        and x.is_contiguous()
-        and weight.is_contiguous()
-        and not torch.compiler.is_compiling()
+        all(
+            type(t) in (Tensor, nn.Parameter)
+            and t.dtype is torch.float32
+            and t.device.type == "cpu"
+            and t.layout is torch.strided
+            and t.is_contiguous()  # as oneDNN reads a bias, whatever its strides say
+            for t in given
+        )
+        and weight.dim() == 2
+        and x.numel() * weight.shape[0] >= LEAST
+        and (bias is None or bias.shape == weight.shape[:1])
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None  # jvp would have a tangent of 0
+        and forward_ad._current_level < 0
     )

@@ -173,7 +173,7 @@ def test_a_training_that_writes_into_its_rows_leaves_read_only_memory_alone(tmp_
         (mapped(X, tmp_path / "x.npy"), mapped(Y, tmp_path / "y.npy")),
     ):
         model = Writes([dl.Dense(3, "softmax", input_dim=FEATURES)])
-        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.compile("sgd", "sparse_categorical_crossentropy", strict=False)  # else refused
         model.fit(x, y, shuffle=False, verbose=0)
         np.testing.assert_array_equal(x, X)
         np.testing.assert_array_equal(y, Y)

@@ -157,12 +157,16 @@ SAMPLERS = {
     "weighted": {"sampler": WeightedRandomSampler(torch.ones(ROWS), ROWS, replacement=False)},
     "batches": {"batch_sampler": BatchSampler(RandomSampler(range(ROWS)), BATCH, drop_last=False)},
     "distributed": {"sampler": DistributedSampler(range(ROWS), num_replicas=1, rank=0)},
+    "a sampler of batches": {
+        "sampler": BatchSampler(RandomSampler(range(ROWS)), BATCH, drop_last=False)
+    },
 }
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_random_order_is_for_fit_and_evaluate_alone(name):
-    size = {} if name == "batches" else {"batch_size": BATCH}
+    size = {"batch_size": None if name == "a sampler of batches" else BATCH}
+    size = {} if name == "batches" else size
     loader = DataLoader(Rows(), **SAMPLERS[name], **size)
     model = dl.Autoencoder([dl.Dense(2)], [dl.Dense(5)])
     model.compile("sgd", "mse")

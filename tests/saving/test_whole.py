@@ -17,6 +17,8 @@ import easydl as dl
 from easydl.saving.objects import TORCH, table
 from tests.layers.test_layers_contract import CASES, PAIR, Scale
 
+S = dl.optimizers.schedules
+
 X = torch.linspace(-1, 1, 160).reshape(40, 4)
 Y = torch.arange(40) % 3
 
@@ -157,6 +159,37 @@ def test_the_widest_layer_is_known_after_loading(tmp_path):
     model.try_out(torch.zeros(2, 3, 32, 32))
     model.save(tmp_path / "m.easydl")
     assert dl.load_model(tmp_path / "m.easydl").widest_row == model.widest_row == 40 * 30 * 30
+
+
+class Told(dl.optimizers.SGD):
+    def get_config(self):
+        return {"learning_rate": self.learning_rate}
+
+
+class Untold(dl.optimizers.Optimizer):
+    def __init__(self, rate):
+        super().__init__(rate)
+        self.rate = self.learning_rate
+
+    def make(self, params):
+        return torch.optim.SGD(params, lr=self.rate)
+
+
+def test_the_schedule_of_an_optimizer_of_the_user_comes_back_or_is_asked_for(tmp_path):
+    x, path = torch.ones(8, 1), tmp_path / "m.easydl"
+    for kind in (Told, Untold):
+        model = dl.Sequential([dl.Dense(1, input_dim=1)])
+        model.compile(kind(S.ExponentialDecay(0.1, 1, 0.5)), "mse")
+        model.fit(x, x, 4, verbose=0)
+        if kind is Untold:
+            with pytest.raises(ValueError, match=r"schedule.*arguments rate.*learning_rate"):
+                model.save(path)
+            continue
+        model.save(path)
+        again = dl.load_model(path, custom_objects={"Told": Told})
+        for one in (model, again):
+            one.fit(x, x, 4, verbose=0)
+        assert again.learning_rate == model.learning_rate == 0.1 / 2**4
 
 
 def test_open_shapes_stay_open(tmp_path):
@@ -379,7 +412,7 @@ def every_third_frozen(model):
 
 
 CUSTOM = {"half": half, "Halving": Halving}
-S = dl.optimizers.schedules
+
 SETTINGS = {
     "adam": {"optimizer": "adam"},
     "amsgrad": {"optimizer": dl.optimizers.Adam(0.01, amsgrad=True)},

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import easydl as dl
+from easydl import losses
 from easydl.data import as_source
 from easydl.training.batches import rows_per_pass
 
@@ -46,6 +50,22 @@ def test_a_loss_that_is_a_sum_is_evaluated_in_batches_of_the_usual_size():
     logs = model.fit(x, y, 48, validation_data=(x, y), verbose=0).history
     total = ((model(x) - y) ** 2).sum().item()
     assert logs["val_loss"] == [pytest.approx(total / 2)]  # of 48, as the loss beside it
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        functools.partial(F.mse_loss, reduction="sum"),
+        losses.in_torch_order(lambda y_true, y_pred: F.mse_loss(y_pred, y_true)),
+    ],
+)
+def test_a_partial_tells_whether_it_is_a_sum(loss):
+    model = dl.Sequential([dl.Dense(1, input_dim=4)])
+    model.compile(dl.optimizers.SGD(1e-4), loss)
+    x, y = torch.randn(96, 4), torch.randn(96, 1)
+    errors = (model(x) - y) ** 2
+    expected = errors.sum() / 3 if "reduction" in loss.keywords else errors.mean()
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("samples", [9, 8, 5])

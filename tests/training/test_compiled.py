@@ -63,6 +63,10 @@ def test_a_list_for_named_outputs_follows_keras_or_is_refused():
     for spread in (compiled.spread, compiled.spread_metrics):
         with pytest.raises(ValueError, match=r"alphabetical order.*loss=\{'b': …, 'a': …\}"):
             spread("loss", ["mse", "mae"], ["b", "a"])
+    y = torch.zeros(2), torch.ones(2)
+    assert compiled.order_targets(y, ["a", "b"]) == list(y)
+    with pytest.raises(ValueError, match=r"alphabetical order.*y=\{'b': …, 'a': …\}"):
+        compiled.order_targets(y, ["b", "a"])
 
 
 def test_metrics_in_a_list_are_one_each_and_a_single_one_serves_every_output():

@@ -309,3 +309,34 @@ def test_metrics_see_probabilities_where_any_formula_has_the_sigmoid():
     losses = [Mine(), dl.losses.Loss(formula), formula, *others]
     found = [history["mae"] for history in histories_of(losses, 1, X, YES, ["mae"])]
     assert found == [pytest.approx(found[-1])] * 5
+
+
+def from_probabilities(y_true, y_pred, from_logits=False):
+    return F.binary_cross_entropy(y_pred, y_true)
+
+
+@pytest.mark.parametrize(("last", "right"), [(nn.Hardsigmoid(), True), (nn.Identity(), False)])
+def test_a_loss_of_probabilities_takes_outputs_that_are_some(last, right):
+    x = torch.randn(20, 3)
+    model = dl.Model(nn.Sequential(nn.Linear(3, 4), last))
+    model.compile("sgd", from_probabilities)
+    if right:
+        assert model.fit(x, (x[:, :1] > 0).float().expand(-1, 4), verbose=0).history["loss"]
+    else:
+        with pytest.raises(ValueError, match="from_logits=False and expects probabilities"):
+            model.fit(x, (x[:, :1] > 0).float().expand(-1, 4), verbose=0)
+
+
+class Counts(dl.losses.Loss):
+    def __call__(self, y_pred, y_true, reduction="mean"):
+        torch.rand(3)
+        return (y_pred - y_true.reshape(-1, 1)).abs().mean()
+
+
+def test_targets_that_are_no_labels_are_told_of_functions_and_nothing_is_drawn():
+    model = dl.Model(nn.Linear(3, 4))
+    model.compile("sgd", Counts())
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"labels from 0 to 19.*make Counts a plain function"):
+        model.fit(torch.ones(20, 3), torch.arange(20), shuffle=False, verbose=0)
+    assert torch.equal(torch.get_rng_state(), state)

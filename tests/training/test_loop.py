@@ -338,6 +338,39 @@ def test_nan_loss_trains_on_when_not_strict():
     assert np.isnan(model.fit(X, Y, epochs=2, verbose=0).history["loss"]).tolist() == [True, True]
 
 
+class Halves(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.mul_(0.5) if self.training else x)
+
+
+def halving(y_pred, y_true):
+    y_true /= 2
+    return ((y_pred - y_true) ** 2).mean()
+
+
+@pytest.mark.parametrize("options", [{"shuffle": False}, {}], ids=["as they lie", "shuffled"])
+@pytest.mark.parametrize(("layer", "loss"), [(Halves(3, 1), "mse"), (nn.Linear(3, 1), halving)])
+def test_what_writes_into_the_data_is_refused_and_they_stay(layer, loss, options):
+    x, y = torch.randn(12, 3), torch.randn(12, 1)
+    kept, words = (x.clone(), y.clone()), r"changes its (inputs|targets) in place.*\.clone\(\)"
+    model = dl.Model(layer)
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=words):
+        model.fit(x, y, 4, verbose=0, **options)
+    if loss is halving:
+        with pytest.raises(ValueError, match=words):
+            model.evaluate(x, y, verbose=0)
+    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
+
+
+def test_tensors_of_inference_mode_are_data_like_any_other():
+    with torch.inference_mode():
+        x, y = torch.randn(12, 3), torch.randn(12, 1)
+    model = dl.Model(nn.Linear(3, 1))
+    model.compile("sgd", "mse")
+    assert len(model.fit(x, y, verbose=0).history["loss"]) == 1
+
+
 def test_evaluating_amid_an_epoch_leaves_the_sums_of_the_epoch_alone():
     x, y = torch.randn(12, 4), torch.arange(12) % 3
 

@@ -443,6 +443,11 @@ UNFORGOTTEN = [
     (np.zeros(2), lambda sums, y: sums + 1),
     (set(), lambda sums, y: sums | {len(sums)}),
     (deque(), lambda sums, y: sums.append(y) or sums),
+    ([0.0, 0.0], lambda sums, y: [sums[0] + 1, sums[1]]),
+    ({"rows": 0}, lambda sums, y: {"rows": sums["rows"] + 1}),
+    ((0,), lambda sums, y: (sums[0] + 1,)),
+    (np.int64(0), lambda sums, y: sums + 1),
+    (0, lambda sums, y: sums + y.sum() + 1),
 ]
 
 
@@ -469,6 +474,52 @@ def test_a_metric_that_gathers_where_reset_forgets_nothing_is_refused(start, add
                 model.fit(X, Y, verbose=0)
         else:
             model.fit(X, Y, verbose=0)
+
+
+class Held:
+    rows = 0
+
+
+@pytest.mark.parametrize("form", [tuple, object])
+def test_running_means_leave_tuples_and_objects_of_a_metric_as_they_were(form):
+    class Rows(dl.metrics.Metric):
+        def reset(self):
+            super().reset()
+            self.held, self.pair = Held(), (torch.zeros(1), 0)
+
+        def update(self, y_pred, y_true, sample_weight=None):
+            self.held.rows += len(y_pred)
+            self.pair[0].add_(len(y_pred))
+
+        def result(self):
+            return self.held.rows if form is object else self.pair[0].item()
+
+    class Looks(dl.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            assert logs["loss"] >= 0
+
+    model = binary_model()
+    model.compile("sgd", "binary_crossentropy", metrics=[Rows()])
+    logs = model.fit(X, Y, 4, verbose=0, callbacks=[Looks()]).history
+    assert logs["rows"] == [len(X)]
+
+
+def writes_outputs(y_pred, y_true):
+    return y_pred.sub_(y_true).abs().mean()
+
+
+def writes_targets(y_pred, y_true):
+    y_true -= 5
+    return y_true.mean()
+
+
+@pytest.mark.filterwarnings("ignore:predict was called before")
+@pytest.mark.parametrize("function", [writes_outputs, writes_targets])
+def test_a_metric_that_writes_into_its_rows_leaves_the_next_one_right(function):
+    model = binary_model()
+    model.compile("sgd", "binary_crossentropy", metrics=[function, "mae"])
+    error = np.abs(model.predict(X) - Y.reshape(-1, 1).numpy()).mean()
+    assert model.evaluate(X, Y, verbose=0)[2] == pytest.approx(error)
 
 
 def test_a_loss_that_counts_its_targets_keeps_them_where_outputs_are_large(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils.parametrizations import weight_norm
 
 import easydl as dl
@@ -102,15 +103,62 @@ def test_all_else_is_torch_s_own(case, computed):
         (torch.randn(900, 500), torch.randn(500, 600).t()),
         (torch.randn(900, 500, requires_grad=True), torch.randn(600, 500)),
         (torch.randn(900, 500), torch.randn(600, 500).as_subclass(Mine)),
+        (torch.randn(900, 500), torch.randn(600, 500).to_sparse()),
+        (torch.randn(2500, 500), torch.randn(500)),
     ],
-    ids=["inputs askew", "weights askew", "gradient", "weights of a class"],
+    ids=["inputs askew", "weights askew", "gradient", "weights of a class", "sparse", "vector"],
 )
 def test_matrices_as_they_lie_and_gradients_are_left_to_torch(x, weight, computed):
     learns = contextlib.nullcontext() if x.requires_grad else torch.no_grad()
     with learns, products.LinearByOneDNN():
         found = F.linear(x, weight)
     assert torch.equal(found, F.linear(x, weight)) and not computed
-    assert found.requires_grad == x.requires_grad and type(found) is type(weight)
+    assert found.requires_grad == x.requires_grad
+
+
+BIASES = {
+    "every other": torch.randn(600, 2)[:, 0],
+    "one number": torch.tensor([3.0]).expand(600),
+    "broadcast": torch.randn(1),
+    "its own": None,
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_a_bias_that_onednn_would_misread_is_left_to_torch(name, computed):
+    layers = network()
+    if BIASES[name] is not None:
+        layers[0].bias = nn.Parameter(BIASES[name])
+    x = torch.randn(ROWS, 500)
+    expected = layers(x).detach()
+    assert np.array_equal(dl.Model(layers).predict(x), expected) != (name == "its own")
+    assert len(computed) == (name == "its own")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_sparse_weights_are_left_to_torch(computed):
+    x, weight = torch.randn(900, 500), torch.randn(600, 500).to_sparse_csr()
+    with torch.no_grad(), products.LinearByOneDNN():
+        found = F.linear(x, weight)
+    assert torch.equal(found, F.linear(x, weight)) and not computed
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_transforms_of_torch_func_are_left_to_torch(computed):
+    class Slope(nn.Linear):
+        def forward(self, x):
+            inner = super().forward
+            slope = torch.func.jvp(inner, (x,), (torch.ones_like(x),))[1]
+            with forward_ad.dual_level():
+                own = forward_ad.unpack_dual(inner(forward_ad.make_dual(x, torch.ones_like(x))))
+            rows = torch.func.vmap(inner, 1, 1, chunk_size=3)(x[:, None].expand(-1, 6, -1))[:, 0]
+            return torch.stack([slope, own.tangent, rows])
+
+    layer, x = Slope(500, 600), torch.randn(ROWS, 500)
+    expected = layer(x)
+    with torch.no_grad(), products.LinearByOneDNN():
+        assert torch.equal(layer(x), expected) and not computed
+    assert expected[0, 0].allclose(layer.weight.sum(1), atol=1e-3)
 
 
 @pytest.mark.slow
@@ -124,7 +172,7 @@ def test_a_network_that_torch_compiled_predicts(monkeypatch):
 
 def test_nothing_is_watched_where_mkl_is_fast(monkeypatch):
     monkeypatch.setattr(products, "mkl_is_slow", lambda: False)
-    assert isinstance(products.fast_products(network(), 10**6), contextlib.nullcontext)
+    assert isinstance(products.fast_products(dl.Model(network()), 10**6), contextlib.nullcontext)
 
 
 @pytest.mark.parametrize(
