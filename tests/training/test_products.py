@@ -143,7 +143,7 @@ def test_sparse_weights_are_left_to_torch(computed):
     assert torch.equal(found, F.linear(x, weight)) and not computed
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_transforms_of_torch_func_are_left_to_torch(computed):
     class Slope(nn.Linear):
         def forward(self, x):
