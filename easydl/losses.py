@@ -541,19 +541,25 @@ def in_torch_order(function: Callable) -> Callable:
     return turned
 
 
+def _as_given(loss: Any) -> Any:
+    """The loss that ``in_torch_order`` was given."""
+    turned = isinstance(loss, functools.partial) and loss.func is _turned
+    return loss.args[0] if turned else loss
+
+
 def reduction_of(loss: Any) -> str | None:
     """``"mean"``, ``"sum"`` or ``"none"``, where a loss tells, inside a partial, too."""
+    loss = _as_given(loss)
     while isinstance(loss, functools.partial):
         if "reduction" in loss.keywords:
             return loss.keywords["reduction"]
-        loss = loss.args[0] if loss.func is _turned else loss.func
+        loss = loss.func
     return getattr(loss, "reduction", None)
 
 
 def says_probabilities(loss: Any) -> bool:
     """Whether a loss of another make, such as Keras's, is set to ``from_logits=False``."""
-    if isinstance(loss, functools.partial) and loss.func is _turned:
-        loss = loss.args[0]
+    loss = _as_given(loss)
     if isinstance(loss, Loss):
         return False
     try:

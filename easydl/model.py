@@ -19,7 +19,7 @@ from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
 from easydl.data import Arrays, Stream, as_source, picture_sets
-from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of
+from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of, was_written
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
 from easydl.data.stream import reading, refuse_shuffled
@@ -608,7 +608,7 @@ class Model(nn.Module):
                     with products:
                         outputs = self._plain_call(x) if function is None else function(x)
                     if batch == 0:
-                        changes = any(leaf._version for leaf in leaves(x))
+                        changes = was_written(x)
                     check_rows(outputs, rows_of(x))
                     for end_hook in end:
                         end_hook(batch, {"outputs": outputs})

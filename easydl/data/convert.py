@@ -43,6 +43,11 @@ def map_tree(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
     return function(tree)
 
 
+def was_written(tree: Tree) -> bool:
+    """Whether something wrote into copies made outside of inference mode, where torch counts it."""
+    return any(leaf._version for leaf in leaves(tree))
+
+
 def all_rows(batches: Iterator[Any], samples: int | None = None) -> Any:
     """All batches' rows as NumPy arrays, in the batches' form: a list for a tuple.
 

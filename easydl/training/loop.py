@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from easydl.callbacks import BackupAndRestore, Callback, TerminateOnNaN
 from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
-from easydl.data.convert import leaves, map_tree, rows_of
+from easydl.data.convert import map_tree, rows_of, was_written
 from easydl.training.meter import BatchLogs, Meter, set_aside, take_back
 from easydl.training.step import NotFinite, test_step, train_step, update_weights
 from easydl.training.trainable import modes_of, restore_modes, sync_trainable
@@ -80,7 +80,9 @@ def run_epochs(
                         for hook in begin:
                             hook(batch, {})
                         if batch == first:
+                            twice = y is x  # as compiled steps have them: else they compile again
                             x, y, w = map_tree(torch.clone, (x, y, w))
+                            y = x if twice else y
                         parts, outputs = step(model, x, y, w)
                         if batch == first and state.strict:
                             check_unchanged(x, y)
@@ -186,7 +188,7 @@ def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable
 def check_unchanged(x: Any, y: Any) -> None:
     """What a step wrote into would be the user's own data where they are not shuffled."""
     for what, tree in (("inputs", x), ("targets", y)):
-        if any(leaf._version for leaf in leaves(tree)):
+        if was_written(tree):
             raise ValueError(
                 f"the network or the loss changes its {what} in place, and so would your data; "
                 "expected it to leave them alone: begin by .clone(), or write inplace=False."

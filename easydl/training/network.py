@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from easydl.data.convert import Tree, leaves, map_tree, rows_of
+from easydl.data.convert import Tree, leaves, map_tree, rows_of, was_written
 from easydl.errors import is_dead_worker
 from easydl.layers.base import is_chain, parts_of
 from easydl.training.trainable import modes_of, restore_modes
@@ -69,7 +69,7 @@ def try_out(model: Model, x: Tree) -> Any:
         for hook in watched:
             hook.remove()
     changing = getattr(first_leaf(model), "inplace", False)  # a Dropout does so in training alone
-    if changing or any(leaf._version for leaf in leaves(x)):
+    if changing or was_written(x):
         raise ValueError(
             "the network changes its inputs in place, and so would your data; expected it to leave "
             "them alone: begin its forward by x = x.clone(), or write inplace=False."

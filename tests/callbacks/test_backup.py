@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import easydl as dl
 from easydl.callbacks import BackupAndRestore, Callback, backup
 from proofs import full_disk, resume
+from tests.helpers import Rows
 
 X = torch.randn(70, 6, generator=torch.Generator().manual_seed(5))
 Y = (X.sum(1) > 0).long()
@@ -398,22 +399,6 @@ def test_the_clock_saves_amid_an_epoch(tmp_path, monkeypatch):
     assert fit(plain, tmp_path, crash=3, save_freq="epoch") is None
     assert sorted(os.listdir(tmp_path))[-1] == "epoch00000-batch00000002.easydl"
     assert same(state_of(fit(plain, tmp_path, save_freq="epoch")), state_of(fit(plain)))
-
-
-class Rows:
-    """A metric of another library's kind, with its numbers where only it knows."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self):
-        self.seen = 0
-
-    def update(self, y_pred, y_true):
-        self.seen += len(y_pred)
-
-    def compute(self):
-        return float(self.seen)
 
 
 def test_metrics_of_other_libraries_are_kept_between_epochs_only(tmp_path):

@@ -9,6 +9,7 @@ from torch import nn
 
 import easydl as dl
 from easydl.training import compiled
+from tests.helpers import Rows
 
 
 @pytest.mark.parametrize(
@@ -101,22 +102,6 @@ def test_metric_object_given_once_is_counted_apart_for_each_output():
     keys = [key for key in logs if "loss" not in key]
     expected = [(outputs[n][:, 0] - t).abs().mean().item() for n, t in (("a", y), ("b", 3 * y))]
     assert [logs[key] for key in keys] == pytest.approx(expected, rel=1e-5)
-
-
-class Rows:
-    """Counts rows, in the way of torchmetrics' objects."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self):
-        self.rows = 0
-
-    def update(self, y_pred, y_true):
-        self.rows += len(y_pred)
-
-    def compute(self):
-        return self.rows
 
 
 def test_a_metric_object_given_twice_is_counted_apart():

@@ -103,3 +103,21 @@ def test_labels_that_a_stream_brings_are_passed_over():
     assert history == expected[1]
     with pytest.raises(ValueError, match=r"expected no y, fit\(x\)"):
         trained(Copier, X, y)
+
+
+def test_every_step_has_the_inputs_themselves_as_targets():
+    """Two tensors in one step and one in the next would be compiled twice."""
+
+    class Looks(Copier):
+        same = []
+
+        def compute_loss(self, x, y, sample_weight=None):
+            self.same.append(y is x)
+            return super().compute_loss(x, y, sample_weight)
+
+    model = Looks([dl.Dense(6)])
+    model.compile("sgd", "mse")
+    model.fit(X, epochs=2, verbose=0)
+    Looks.same.clear()
+    model.fit(X, epochs=2, verbose=0)
+    assert Looks.same == [True] * 4
