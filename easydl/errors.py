@@ -107,6 +107,17 @@ def refuse_turned(name: str, update: Any) -> None:
         )
 
 
+def check_takes_three(name: str, compute_loss: Any) -> None:
+    """A model's own loss is called with inputs, targets and weights, whichever it counts."""
+    try:
+        inspect.signature(compute_loss).bind(None, None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} cannot be called with inputs, targets and weights ({error}); expected "
+            "compute_loss(self, x, y, sample_weight=None)."
+        ) from None
+
+
 def made_of(what: str, kind: type) -> Any:
     """The object of a class that was given in its place."""
     try:

@@ -19,14 +19,16 @@ from easydl.callbacks import BackupAndRestore, Callback, History, ProgressBar
 from easydl.callbacks import get as get_callback
 from easydl.callbacks.base import settings_of
 from easydl.data import Arrays, Stream, as_source, picture_sets
-from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of, was_written
+from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of, versions
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
-from easydl.data.stream import reading, refuse_shuffled
+from easydl.data.read import is_array
+from easydl.data.stream import check_all_in_order, reading
 from easydl.errors import (
     check_between,
     check_flag,
     check_positive_int,
+    check_takes_three,
     did_you_mean,
     short_traceback,
     warn_user,
@@ -196,6 +198,7 @@ class Model(nn.Module):
                 f"compile was given metrics, but {type(self).__name__} has no outputs to compare "
                 "with targets; expected none: the parts of its loss are in the history."
             )
+        check_takes_three(f"{type(self).__name__}.compute_loss", self.compute_loss)
         compiled = Compiled(
             optimizer, loss, metrics, weighted_metrics, loss_weights, device, precision, jit,
             steps_per_execution,            clip_norm, clip_value, accumulate, schedule, strict,
@@ -257,6 +260,11 @@ class Model(nn.Module):
         if isinstance(names, str):
             raise TypeError(f"class_names={names!r:.60} was set; expected a list of names.")
         self._class_names = None if names is None else [str(name) for name in names]
+
+    @property
+    def _inner(self) -> nn.Module:
+        """The wrapped network, or the model itself that has a ``forward`` of its own."""
+        return self if self.network is None else self.network
 
     @property
     def device(self) -> torch.device:
@@ -341,8 +349,13 @@ class Model(nn.Module):
         return self._plain_call(x)
 
     def _takes_keywords(self, x: dict) -> bool:
-        network = self if self.network is None else self.network
-        return set(x) <= set(inspect.signature(network.forward).parameters)
+        return set(x) <= set(inspect.signature(self._inner.forward).parameters)
+
+    def _takes_as_inputs(self, x: list) -> bool:
+        """Whether a list of arrays can only be Keras's way to write several inputs."""
+        asked = inspect.signature(self._inner.forward).parameters.values()
+        needed = [p for p in asked if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        return 1 < len(x) == len(needed) and all(is_array(part) for part in x)
 
     # -- fit, evaluate, predict ---------------------------------------------------------------
 
@@ -605,10 +618,17 @@ class Model(nn.Module):
                     for begin_hook in begin:
                         begin_hook(batch, {})
                     products = products or fast_products(self, rows_of(x))
+                    before = versions(x)
                     with products:
                         outputs = self._plain_call(x) if function is None else function(x)
-                    if batch == 0:
-                        changes = was_written(x)
+                    if not changes and versions(x) != before:
+                        if batch > 0:  # not a copy
+                            raise ValueError(
+                                "the network changed its inputs in place, and so perhaps your "
+                                f"data, in batch {batch + 1}; expected it to leave them alone: "
+                                "begin its forward by x = x.clone()."
+                            )
+                        changes = True
                     check_rows(outputs, rows_of(x))
                     for end_hook in end:
                         end_hook(batch, {"outputs": outputs})
@@ -756,7 +776,7 @@ class Model(nn.Module):
     @property
     def layers(self) -> list[Any]:
         """The layers in order: the wrapped network's, or the subclass's own."""
-        return list((self if self.network is None else self.network).children())
+        return list(self._inner.children())
 
     def layer_names(self) -> list[str]:
         """Keras's automatic names: ``dense``, ``dense_1`` …, or the names given."""
@@ -1087,7 +1107,9 @@ class Model(nn.Module):
         ``labelled`` is false where each row gets an answer of its own, whose order counts.
         """
         if not labelled and self._is_strict:
-            refuse_shuffled(x)
+            check_all_in_order(x)
+        if isinstance(x, list) and self._takes_as_inputs(x):
+            x = tuple(x)
         return as_source(*picture_sets.readable(self, x, y, labelled, learning), sample_weight)
 
     # -- shared by the verbs ------------------------------------------------------------------

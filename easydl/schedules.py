@@ -396,14 +396,20 @@ class TorchSchedule:
 
     def make(self, optimizer: Optimizer) -> LRScheduler:
         """The user's scheduler of ``optimizer``, checked."""
-        scheduler = self.maker(optimizer)
+        try:
+            scheduler: Any = self.maker(optimizer)
+        except (TypeError, AttributeError) as error:  # of one written for an epoch or a step
+            scheduler = error
         if not isinstance(scheduler, LRScheduler):
+            failed = isinstance(scheduler, Exception)
             raise TypeError(
-                f"the schedule returned a {type(scheduler).__name__} for the optimizer; expected "
-                "a torch scheduler, for example schedule=lambda optimizer: StepLR(optimizer, 10). "
+                f"the schedule {'failed with' if failed else 'returned'} a "
+                f"{type(scheduler).__name__} for the optimizer{f' ({scheduler!s:.150})' * failed}; "
+                "expected a torch scheduler: schedule=lambda optimizer: StepLR(optimizer, 10). "
                 "A learning rate as a function of the step is a subclass of "
-                "easydl.optimizers.schedules.LearningRateSchedule."
-            )
+                "easydl.optimizers.schedules.LearningRateSchedule; of the epoch, "
+                "callbacks=[easydl.callbacks.LearningRateScheduler(function)]."
+            ) from (scheduler if failed else None)
         if scheduler.optimizer is not optimizer:
             raise ValueError(
                 "the schedule returned a torch scheduler of another optimizer; pass the one it is "

@@ -532,7 +532,9 @@ ARGUMENTS = {
     "validation_steps -1": (regression, fit(validation_steps=-1), V, "validation_steps=-1"),
     "shuffle text": (regression, fit(shuffle="no"), V, "'no'", "True or False"),
     "verbose 7": (regression, fit(verbose=7), V, "verbose=7"),
-    "validation without targets": (regression, fit(validation_data=(X,)), V, "y=None|inputs only"),
+    "validation without targets": (
+        regression, fit(validation_data=(X,)), V, "validation_data was given without targets",
+    ),
     "validation of other lengths": (regression, fit(validation_data=(X, Y[1:])), V, "20", "19"),
     "validation swapped": (regression, fit(validation_data=(Y, X)), V, "validation_data", "dense"),
     "validation too narrow": (regression, fit(validation_data=(X[:, 1:], Y)), V, r"\(20, 3\)"),
@@ -1679,6 +1681,14 @@ NETWORKS = {
     ),
     "metrics without a loss": (lambda: own(metrics=["mae"]), fit(), V, "metrics", "loss="),
     "class_weight for a loss of one's own": (own, fit(class_weight={0: 1}), V, "sample_weight"),
+    "a network that takes two inputs": (
+        lambda: setup(dl.Model(nn.Bilinear(4, 4, 1)), "mse", None, None),
+        fit(), V, "forward takes input1, input2", "a tuple in this order",
+    ),
+    "a network whose inputs go by other names": (
+        lambda: setup(dl.Model(nn.Bilinear(4, 4, 1)), "mse", None, None),
+        fit({"input1": X, "input3": X}), V, "forward takes input1, input2", "keys",
+    ),
     "a loss of one's own alone": (lambda: own(lambda loss, o: loss), fit(), T, "compute_loss"),
     "a loss of one's own that is no tensor": (lambda: own(lambda _, o: (3.0, o)), fit(), T, "3.0"),
     "a loss of one's own for each row": (lambda: own(lambda _, o: (o, o)), fit(), T, "one number"),

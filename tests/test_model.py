@@ -403,6 +403,35 @@ def test_fit_takes_several_inputs(network, inputs):
     assert equal(trained(rebuilt)[0], model)
 
 
+class TwoOutputs(TwoInputs):
+    def forward(self, a, b):
+        return self.left(a), self.right(b)
+
+
+@pytest.mark.parametrize("inputs", [list, tuple])
+@pytest.mark.parametrize("targets", [list, tuple])
+def test_lists_are_several_inputs_and_outputs_of_a_network_that_takes_so_many(inputs, targets):
+    def trained(x, y):
+        dl.seed(0)
+        model = dl.Model(TwoOutputs())
+        model.compile("sgd", "mse")
+        return model, model.fit(x, y, 8, 2, verbose=0).history, model.evaluate(x, y, verbose=0)
+
+    x, y = (X, X[:, :2]), (np.c_[NUMBERS, NUMBERS], X[:, 2:])
+    expected, *numbers = trained(x, y)
+    model, *found = trained(inputs(x), targets(y))
+    assert equal(model, expected) and found == numbers
+    assert np.array_equal(model.predict(inputs(x))[1], expected.predict(x)[1])
+
+
+def test_a_list_of_two_sequences_stays_two_rows_of_a_network_that_takes_one():
+    steps = [np.ones((5, 4), "float32"), np.zeros((5, 4), "float32")]
+    model = dl.Sequential([dl.LSTM(3, return_sequences=True), dl.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(steps, [np.ones(5), np.zeros(5)], verbose=0)
+    assert model.predict(np.stack(steps)).shape == (2, 5, 1)
+
+
 class TwoHeads(nn.Module):
     def __init__(self, as_dict):
         super().__init__()
@@ -1063,6 +1092,23 @@ def test_predict_leaves_its_data_alone_where_the_network_writes_into_them(networ
         assert np.array_equal(model.predict(given, batch_size), expected.numpy())
         assert callable(given) or np.array_equal(given, x.numpy())
     assert torch.equal(torch.cat(batches), x)
+
+
+class WritesLater(nn.Module):
+    def forward(self, x):
+        return x.clamp_(max=5.0) if (x > 5).any() else x * 1
+
+
+@pytest.mark.filterwarnings("ignore:predict was called before")
+def test_predict_tells_of_a_network_that_writes_into_a_later_batch():
+    x = torch.arange(12.0).reshape(6, 2)
+    model = dl.Model(WritesLater())
+    with pytest.raises(ValueError, match=r"in place, .* in batch 4; .*x.clone\(\)"):
+        model.predict(x.clone(), 1)
+    given = x.clone()
+    assert model.predict(DataLoader(TensorDataset(given), 1)).max() == 5  # of copies of the rows
+    assert torch.equal(given, x)
+    assert model.predict(x.clone(), 6).max() == 5  # a first batch is a copy
 
 
 @pytest.mark.filterwarnings("ignore:predict was called before")

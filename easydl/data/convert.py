@@ -43,9 +43,12 @@ def map_tree(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
     return function(tree)
 
 
-def was_written(tree: Tree) -> bool:
-    """Whether something wrote into copies made outside of inference mode, where torch counts it."""
-    return any(leaf._version for leaf in leaves(tree))
+def versions(tree: Tree) -> list[int]:
+    """How often each tensor, or what it is a view of, was written to: 0 for a fresh copy.
+
+    Those made in inference mode are left out: torch does not count there.
+    """
+    return [leaf._version for leaf in leaves(tree) if not leaf.is_inference()]
 
 
 def all_rows(batches: Iterator[Any], samples: int | None = None) -> Any:

@@ -423,8 +423,8 @@ def is_dataset(value: Any) -> bool:
     return not plain and indexed and not hasattr(value, "on_epoch_end")
 
 
-def refuse_shuffled(x: Any) -> None:
-    """Refuse a DataLoader of a random order where the rows of the result stand for its samples."""
+def check_all_in_order(x: Any) -> None:
+    """Where rows of the result stand for samples: refuse a loader's random order, tell of gaps."""
     if not isinstance(x, DataLoader):
         return
     sampler: Any = x.sampler if x.batch_sampler is None else x.batch_sampler
@@ -437,6 +437,14 @@ def refuse_shuffled(x: Any) -> None:
             "row of the result is which sample's; expected the samples in order. Write "
             "DataLoader(dataset, batch_size, shuffle=False), or give the dataset itself."
         )
+    batches: Any = x.batch_sampler
+    if getattr(batches, "drop_last", False) and sampler is not batches:
+        left = len(sampler) % batches.batch_size
+        if left:
+            warn_user(
+                f"x is a DataLoader with drop_last=True: its last {left} of {len(sampler)} samples "
+                "get no row. Expected all of them: drop_last=False, or the dataset itself."
+            )
 
 
 @contextlib.contextmanager

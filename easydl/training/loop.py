@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from easydl.callbacks import BackupAndRestore, Callback, TerminateOnNaN
 from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
-from easydl.data.convert import map_tree, rows_of, was_written
+from easydl.data.convert import map_tree, rows_of, versions
 from easydl.training.meter import BatchLogs, Meter, set_aside, take_back
 from easydl.training.step import NotFinite, test_step, train_step, update_weights
 from easydl.training.trainable import modes_of, restore_modes, sync_trainable
@@ -188,7 +188,7 @@ def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable
 def check_unchanged(x: Any, y: Any) -> None:
     """What a step wrote into would be the user's own data where they are not shuffled."""
     for what, tree in (("inputs", x), ("targets", y)):
-        if was_written(tree):
+        if any(versions(tree)):
             raise ValueError(
                 f"the network or the loss changes its {what} in place, and so would your data; "
                 "expected it to leave them alone: begin by .clone(), or write inplace=False."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from easydl.data.convert import Tree, leaves, map_tree, rows_of, was_written
-from easydl.errors import is_dead_worker
+from easydl.data.convert import Tree, leaves, map_tree, rows_of, versions
+from easydl.errors import is_dead_worker, listed
 from easydl.layers.base import is_chain, parts_of
 from easydl.training.trainable import modes_of, restore_modes
 
@@ -60,6 +61,12 @@ def try_out(model: Model, x: Tree) -> Any:
             raise
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
         where = f" It failed in layer {trail[-1]}." if trail else ""
+        if "forward() missing" in str(error):
+            takes = inspect.signature(model._inner.forward).parameters
+            where = (
+                f" Its forward takes {listed(takes)}: write a tuple in this order, or a dict with "
+                "these keys."
+            )
         raise ValueError(
             f"the network was given rows of shape {shapes}; expected what it is made for.{where} "
             "torch says: "
@@ -69,7 +76,7 @@ def try_out(model: Model, x: Tree) -> Any:
         for hook in watched:
             hook.remove()
     changing = getattr(first_leaf(model), "inplace", False)  # a Dropout does so in training alone
-    if changing or was_written(x):
+    if changing or any(versions(x)):
         raise ValueError(
             "the network changes its inputs in place, and so would your data; expected it to leave "
             "them alone: begin its forward by x = x.clone(), or write inplace=False."

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream
 from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree, rows_of
+from easydl.data.parquet import ParquetStream
 from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
 from easydl.errors import is_dead_worker, warn_user
@@ -46,12 +47,14 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
         if isinstance(source, Arrays):
             source.targets = source.inputs
     if y is None and state.loss is not None and has_standard_loss(model):
-        given = "y=None was given"
+        given = f"{what} was given without targets" if what else "y=None was given"
+        expected = "fit(x, y), fit(x, x) to reproduce the inputs, or batches (inputs, targets)"
         if isinstance(source, Stream):
             given = f"{source.what} gives inputs only"
+        if isinstance(source, ParquetStream):
+            expected = "easydl.data.parquet(path, target='a column')"
         raise ValueError(
-            f"{given}, but the loss compares outputs with targets; expected targets: fit(x, y), "
-            "fit(x, x) to reproduce the inputs, or batches (inputs, targets)."
+            f"{given}, but the loss compares outputs with targets; expected targets: {expected}."
         )
     if state.loss is None and (state.metrics or state.weighted_metrics):
         raise ValueError(
@@ -421,10 +424,12 @@ def check_indices(table: nn.Embedding, tensor: Tensor, what: str) -> None:
         return
     low, high = (int(v) for v in torch.aminmax(tensor))
     if low < 0 or high >= table.num_embeddings:
+        advice = f"Write Embedding({high + 1}, …), or map rare entries to one index."
+        if low < 0:  # what pandas, say, calls unknown
+            advice = f"Map what is below 0 to an index of its own, by x + {-low} for example."
         raise ValueError(
             f"{what} holds indices from {low} to {high}, but the Embedding's table has "
-            f"{table.num_embeddings} rows; expected 0 … {table.num_embeddings - 1}. Write "
-            f"Embedding({high + 1}, …), or map rare entries to one index."
+            f"{table.num_embeddings} rows; expected 0 … {table.num_embeddings - 1}. {advice}"
         )
     if tensor.is_floating_point() and bool((tensor != tensor.round()).any()):
         raise ValueError(

@@ -223,6 +223,8 @@ def test_what_is_no_number_is_named_with_file_row_and_column(tmp_path):
 
 def test_what_cannot_be_read_is_refused(tmp_path):
     path = written(tmp_path / "1.parquet")
+    with pytest.raises(ValueError, match=r"gives inputs only.*parquet\(path, target='a column'"):
+        compiled().fit(parquet(path), verbose=0)
     (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"text.parquet cannot be read as Parquet"):
         parquet(tmp_path / "text.parquet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -178,6 +179,20 @@ def test_a_random_order_is_for_fit_and_evaluate_alone(name):
     model.compile("sgd", "mse", strict=False)
     found, expected = model.predict(loader), model.predict(X)
     np.testing.assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0), rtol=1e-5)
+
+
+def test_predict_tells_of_rows_that_a_loader_leaves_out():
+    model = dl.Autoencoder([dl.Dense(2)], [dl.Dense(5)])
+    model.compile("sgd", "mse")
+    model.fit(X, verbose=0)
+    rest = ROWS % BATCH
+    with pytest.warns(UserWarning, match=f"its last {rest} of {ROWS} samples get no row") as told:
+        assert len(model.predict(DataLoader(Rows(), BATCH, drop_last=True))) == ROWS - rest
+    assert rest and told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(DataLoader(Rows(), 1, drop_last=True))
+        model.evaluate(DataLoader(Rows(), BATCH, drop_last=True), verbose=0)
 
 
 def test_an_order_that_is_no_random_one_is_predicted():

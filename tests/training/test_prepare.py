@@ -27,6 +27,38 @@ def table(columns: str) -> pd.DataFrame:
     return pd.DataFrame({name: X[:, "abcd".index(name)].numpy() for name in columns})
 
 
+@pytest.mark.parametrize(
+    ("low", "advice"), [(-1, r"below 0 .*, by x \+ 1 for"), (0, r"Embedding\(12, …\)")]
+)
+def test_indices_outside_of_the_table_get_the_advice_that_helps(low, advice):
+    model = dl.Sequential([dl.Embedding(10, 2, input_shape=(3,)), dl.Flatten(), dl.Dense(1)])
+    with pytest.raises(ValueError, match=f"holds indices from {low} to 11, .* 0 … 9. .*{advice}"):
+        model.predict(np.array([[low, 3, 11]]))
+
+
+def test_validation_data_without_targets_are_told_by_name():
+    model = dl.Model(nn.Linear(4, 3))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="validation_data was given without targets"):
+        model.fit(X, Y, verbose=0, validation_data=X)
+
+
+def test_a_loss_of_ones_own_takes_weights_or_is_refused_by_compile():
+    class Narrow(dl.Model):
+        def compute_loss(self, x, y):
+            return super().compute_loss(x, y)
+
+    class Wide(dl.Model):
+        def compute_loss(self, *batch):
+            return super().compute_loss(*batch)
+
+    with pytest.raises(TypeError, match=r"Narrow.compute_loss .*\(self, x, y, sample_weight=None"):
+        Narrow(nn.Linear(4, 1)).compile("sgd", "mse")
+    model = Wide(nn.Linear(4, 1))
+    model.compile("sgd", "mse")
+    model.fit(X, Y.float(), verbose=0)
+
+
 def test_tables_of_targets_are_matched_by_their_columns_too():
     model = dl.Model(nn.Linear(4, 2))
     model.compile("sgd", "mse")
