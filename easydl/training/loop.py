@@ -14,7 +14,7 @@ from easydl.callbacks.base import overrides
 from easydl.data import Arrays, Stream
 from easydl.data.convert import map_tree, rows_of, versions
 from easydl.training.meter import BatchLogs, Meter, set_aside, take_back
-from easydl.training.step import NotFinite, test_step, train_step, update_weights
+from easydl.training.step import NotFinite, test_step_of_a_pass, train_step, update_weights
 from easydl.training.trainable import modes_of, restore_modes, sync_trainable
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ def one_batch(model: Model, source: Arrays | Stream, learning: bool) -> dict[str
         model.train(learning)
         with torch.set_grad_enabled(learning):
             x, y, w = next(iter(source.epoch(0)))
-            parts, outputs = (train_step if learning else test_step)(model, x, y, w)
+            step = train_step if learning else test_step_of_a_pass()
+            parts, outputs = step(model, x, y, w)
             if learning and state.waiting_batches:
                 update_weights(model)
             meter.add(parts, rows_of(x), outputs, y, w)
@@ -171,7 +172,7 @@ def steps_of(
 
         state.jitted = state.jitted or Jit(model)
         return state.jitted.epoch(batches, source.steps)
-    step = train_step if learning else test_step
+    step = train_step if learning else test_step_of_a_pass()
     return ((x, y, w, step, 1) for x, y, w in batches)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import easydl as dl
+from easydl.training import step
 
 X = torch.linspace(-1, 1, 88).reshape(22, 4).sin()
 Y = X.sum(1, keepdim=True) ** 2
@@ -234,3 +235,15 @@ def test_precision_float16_trains_nearly_as_float32():
 
     assert losses("float16") != losses("float32")
     assert losses("float16") == pytest.approx(losses("float32"), rel=0.02)
+
+
+def test_a_pass_asks_once_who_multiplies(monkeypatch):
+    asked, fast_products = [], step.fast_products
+    monkeypatch.setattr(step, "fast_products", lambda *a: asked.append(a) or fast_products(*a))
+    model = dl.Model(nn.Linear(4, 1))
+    model.compile("sgd", "mse")
+    model.evaluate(torch.ones(9, 4), torch.ones(9), batch_size=2, verbose=0)
+    assert len(asked) == 1 and asked[0] == (model, 2)
+    x = torch.ones(9, 4)
+    model.fit(x, torch.ones(9), epochs=2, verbose=0, validation_data=(x, torch.ones(9)))
+    assert len(asked) == 3
