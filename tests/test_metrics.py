@@ -1025,6 +1025,30 @@ class Dot:
         return torch.stack([(a * b).sum() for a, b in self.pairs if b.mean() >= 0]).sum()
 
 
+class OfClasses(Dot):
+    """As torchmetrics' metrics of classes: indices, or labels that may hold together."""
+
+    num_classes = 3
+
+    def compute(self):
+        y_pred, y_true = (torch.cat(column) for column in zip(*self.pairs))
+        assert y_true.shape == y_pred.shape[:1] and not y_true.is_floating_point()
+        return (y_pred.argmax(1) == y_true).float().mean()
+
+
+@pytest.mark.parametrize("loss", ["mse", "categorical_crossentropy"])
+def test_an_object_of_classes_gets_indices_where_the_targets_are_one_hot(loss):
+    hot = torch.eye(3)[torch.arange(20) % 3]
+    model = dl.Sequential([dl.Dense(3, "softmax", input_dim=3)])
+    others = [Dot()] if loss == "mse" else []
+    model.compile("sgd", loss, metrics=[OfClasses(), "categorical_accuracy", *others])
+    logs = model.fit(X, hot, 7, verbose=0, validation_data=(X, hot)).history
+    assert 0 < logs["val_of_classes"][0] == pytest.approx(logs["val_categorical_accuracy"][0])
+    if others:  # of any numbers: what came
+        expected = (torch.tensor(model.predict(X)) * hot).sum().item()
+        assert logs["val_dot"][0] == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_object_that_computes_with_floats_alone_gets_floats():
     mine = metrics.ObjectMetric(Dot())
     mine.reset()

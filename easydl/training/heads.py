@@ -258,7 +258,10 @@ class Head:
         right ones as indices. One-hot rows they would take for several labels. Yes and no beside
         probabilities are integers: curves and ranks of labels refuse others.
         """
-        if isinstance(metric, ObjectMetric) and self.kind == "categorical":
+        if isinstance(metric, ObjectMetric) and (
+            self.kind == "categorical"
+            or (self.ending == "softmax" and hasattr(metric.metric, "num_classes"))
+        ):
             one_hot = labels.shape == outputs.shape and labels.is_floating_point()
             return outputs.movedim(-1, 1), labels.argmax(-1) if one_hot else labels
         if isinstance(metric, ObjectMetric) and (self.to_predictions or self.ending == "sigmoid"):
@@ -427,6 +430,17 @@ class Head:
                 "metrics=['binary_accuracy'], or easydl.metrics.F1Score(average='macro', "
                 "threshold=0.5), and so for precision and recall."
             )
+
+    def try_twice(self, output: Tensor, y: Tensor) -> None:
+        """See whether a loss that does not tell is the sum over a batch: it doubles with the rows.
+
+        Zero tells nothing; such a loss is taken for a mean, as most are.
+        """
+        if losses.reduction_of(self.loss) is None and not isinstance(self.loss, Loss):
+            once, twice = (
+                self.compute(torch.cat([output] * n), torch.cat([y] * n), None) for n in (1, 2)
+            )
+            self.sums = bool((once != 0) & torch.isclose(twice, 2 * once, rtol=1e-3, atol=0))
 
     def read_graph(self, loss: Tensor, output: Tensor) -> None:
         """See in autograd's graph whether a loss of any make applies softmax or sigmoid itself.

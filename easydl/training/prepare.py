@@ -290,8 +290,9 @@ def rehearse(model: Model, source: Source) -> None:
                 f"{type(error).__name__}: {str(error)[:250]}. Expected a function "
                 "(y_pred, y_true) -> tensor, as every torch loss of two arguments is."
             ) from error
-        for head, output in zip(state.heads, leaves(outputs)):
+        for head, output, target in zip(state.heads, leaves(outputs), leaves(y)):
             head.read_graph(loss, output)
+            head.try_twice(output, target)
         if not loss.requires_grad and any(p.requires_grad for p in model.parameters()):
             raise ValueError(
                 "the loss does not depend on the network's weights, so nothing could learn; "
