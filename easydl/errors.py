@@ -110,12 +110,17 @@ def refuse_turned(name: str, update: Any) -> None:
 def check_takes_three(name: str, compute_loss: Any) -> None:
     """A model's own loss is called with inputs, targets and weights, whichever it counts."""
     try:
-        inspect.signature(compute_loss).bind(None, None, None)
+        takes = inspect.signature(compute_loss, follow_wrapped=False)
+        given = list(takes.bind(None, None, None).arguments)
+    except ValueError:  # scripted functions do not tell
+        return
     except TypeError as error:
-        raise TypeError(
-            f"{name} cannot be called with inputs, targets and weights ({error}); expected "
-            "compute_loss(self, x, y, sample_weight=None)."
-        ) from None
+        problem = f"cannot be called with inputs, targets and weights ({error})"
+    else:
+        if "sample_weight" not in takes.parameters or "sample_weight" in given:
+            return
+        problem = f"would get the weights as its {given[-1]!r}"  # Keras has another order
+    raise TypeError(f"{name} {problem}; expected compute_loss(self, x, y, sample_weight=None).")
 
 
 def made_of(what: str, kind: type) -> Any:

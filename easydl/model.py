@@ -22,7 +22,6 @@ from easydl.data import Arrays, Stream, as_source, picture_sets
 from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of, versions
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
-from easydl.data.read import is_array
 from easydl.data.stream import check_all_in_order, reading
 from easydl.errors import (
     check_between,
@@ -262,11 +261,6 @@ class Model(nn.Module):
         self._class_names = None if names is None else [str(name) for name in names]
 
     @property
-    def _inner(self) -> nn.Module:
-        """The wrapped network, or the model itself that has a ``forward`` of its own."""
-        return self if self.network is None else self.network
-
-    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         first = first_weight(self)
@@ -349,13 +343,27 @@ class Model(nn.Module):
         return self._plain_call(x)
 
     def _takes_keywords(self, x: dict) -> bool:
-        return set(x) <= set(inspect.signature(self._inner.forward).parameters)
+        return set(x) <= set(inspect.signature(self._own_forward).parameters)
 
-    def _takes_as_inputs(self, x: list) -> bool:
-        """Whether a list of arrays can only be Keras's way to write several inputs."""
-        asked = inspect.signature(self._inner.forward).parameters.values()
-        needed = [p for p in asked if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-        return 1 < len(x) == len(needed) and all(is_array(part) for part in x)
+    @property
+    def _own_forward(self) -> Any:
+        """The ``forward`` that says what the inputs are: the subclass's, or the network's."""
+        network = self.network
+        if network is None or type(self).forward is not Model.forward:
+            return self.forward
+        return network._own_forward if isinstance(network, Model) else network.forward
+
+    def _as_inputs(self, x: list | tuple, y: Any) -> tuple[Any, Any]:
+        """Keras's lists as tuples, where ``forward`` asks for so many arrays; else as they are."""
+        try:
+            takes = inspect.signature(self._own_forward).parameters.values()
+        except ValueError:  # traced modules do not tell
+            return x, y
+        places = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        needed = sum(p.default is p.empty for p in places)
+        if not 1 < needed <= len(x) <= len(places):
+            return x, y
+        return tuple(x), tuple(y) if isinstance(y, list) else y
 
     # -- fit, evaluate, predict ---------------------------------------------------------------
 
@@ -622,7 +630,7 @@ class Model(nn.Module):
                     with products:
                         outputs = self._plain_call(x) if function is None else function(x)
                     if not changes and versions(x) != before:
-                        if batch > 0:  # not a copy
+                        if batch > 0 and self._is_strict:  # not a copy
                             raise ValueError(
                                 "the network changed its inputs in place, and so perhaps your "
                                 f"data, in batch {batch + 1}; expected it to leave them alone: "
@@ -776,7 +784,7 @@ class Model(nn.Module):
     @property
     def layers(self) -> list[Any]:
         """The layers in order: the wrapped network's, or the subclass's own."""
-        return list(self._inner.children())
+        return list((self if self.network is None else self.network).children())
 
     def layer_names(self) -> list[str]:
         """Keras's automatic names: ``dense``, ``dense_1`` …, or the names given."""
@@ -1101,6 +1109,7 @@ class Model(nn.Module):
         sample_weight: Any = None,
         labelled: bool = True,
         learning: bool = False,
+        what: str = "x",
     ) -> Arrays | Stream:
         """What a verb was given, with pictures made ready as the model wants them.
 
@@ -1108,9 +1117,10 @@ class Model(nn.Module):
         """
         if not labelled and self._is_strict:
             check_all_in_order(x)
-        if isinstance(x, list) and self._takes_as_inputs(x):
-            x = tuple(x)
-        return as_source(*picture_sets.readable(self, x, y, labelled, learning), sample_weight)
+        if isinstance(x, (list, tuple)):
+            x, y = self._as_inputs(x, y)
+        x, y = picture_sets.readable(self, x, y, labelled, learning)
+        return as_source(x, y, sample_weight, what)
 
     # -- shared by the verbs ------------------------------------------------------------------
 

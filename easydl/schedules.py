@@ -26,6 +26,12 @@ from torch.optim.lr_scheduler import (
 
 from easydl.errors import check_between, check_positive_int
 
+A_SCHEDULER = (
+    "expected a torch scheduler: schedule=lambda optimizer: StepLR(optimizer, 10). A learning rate "
+    "as a function of the step is a subclass of easydl.optimizers.schedules.LearningRateSchedule; "
+    "of the epoch, callbacks=[easydl.callbacks.LearningRateScheduler(function)]."
+)
+
 
 class StepScheduler(LambdaLR):
     """The torch scheduler of an easydl schedule; ``easydl_interval`` says when to step it."""
@@ -397,19 +403,16 @@ class TorchSchedule:
     def make(self, optimizer: Optimizer) -> LRScheduler:
         """The user's scheduler of ``optimizer``, checked."""
         try:
-            scheduler: Any = self.maker(optimizer)
-        except (TypeError, AttributeError) as error:  # of one written for an epoch or a step
-            scheduler = error
-        if not isinstance(scheduler, LRScheduler):
-            failed = isinstance(scheduler, Exception)
+            scheduler = self.maker(optimizer)
+        except TypeError as error:  # of one written for the number of an epoch or step
             raise TypeError(
-                f"the schedule {'failed with' if failed else 'returned'} a "
-                f"{type(scheduler).__name__} for the optimizer{f' ({scheduler!s:.150})' * failed}; "
-                "expected a torch scheduler: schedule=lambda optimizer: StepLR(optimizer, 10). "
-                "A learning rate as a function of the step is a subclass of "
-                "easydl.optimizers.schedules.LearningRateSchedule; of the epoch, "
-                "callbacks=[easydl.callbacks.LearningRateScheduler(function)]."
-            ) from (scheduler if failed else None)
+                f"the schedule failed for the optimizer ({error!s:.150}); {A_SCHEDULER}"
+            ) from error
+        if not isinstance(scheduler, LRScheduler):
+            raise TypeError(
+                f"the schedule returned a {type(scheduler).__name__} for the optimizer; "
+                f"{A_SCHEDULER}"
+            )
         if scheduler.optimizer is not optimizer:
             raise ValueError(
                 "the schedule returned a torch scheduler of another optimizer; pass the one it is "

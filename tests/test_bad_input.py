@@ -1685,6 +1685,11 @@ NETWORKS = {
         lambda: setup(dl.Model(nn.Bilinear(4, 4, 1)), "mse", None, None),
         fit(), V, "forward takes input1, input2", "a tuple in this order",
     ),
+    "a layer inside that takes two inputs": (
+        lambda: setup(dl.Model(nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 1))), "mse", None,
+                      None),
+        fit(), V, r"layer network.1 \(Bilinear\)",
+    ),
     "a network whose inputs go by other names": (
         lambda: setup(dl.Model(nn.Bilinear(4, 4, 1)), "mse", None, None),
         fit({"input1": X, "input3": X}), V, "forward takes input1, input2", "keys",

@@ -408,20 +408,88 @@ class TwoOutputs(TwoInputs):
         return self.left(a), self.right(b)
 
 
+class OnlyByPlace(TwoOutputs):
+    def forward(self, a, b, /, c=None):
+        return super().forward(a, b)
+
+
+class OwnForward(dl.Model):
+    """Asks for two inputs, where the network that it wraps asks for one."""
+
+    def __init__(self):
+        super().__init__(nn.Identity())
+        self.two = TwoOutputs()
+
+    def forward(self, a, b):
+        return self.two(self.network(a), b)
+
+
+ASKING = [
+    lambda: dl.Model(TwoOutputs()),
+    lambda: dl.Model(dl.Model(TwoOutputs())),
+    lambda: dl.Model(OnlyByPlace()),
+    OwnForward,
+]
+
+
+@pytest.mark.parametrize("make", ASKING)
 @pytest.mark.parametrize("inputs", [list, tuple])
 @pytest.mark.parametrize("targets", [list, tuple])
-def test_lists_are_several_inputs_and_outputs_of_a_network_that_takes_so_many(inputs, targets):
+def test_lists_are_several_inputs_and_outputs_of_a_network_that_takes_so_many(
+    make, inputs, targets
+):
     def trained(x, y):
         dl.seed(0)
-        model = dl.Model(TwoOutputs())
+        model = make()
         model.compile("sgd", "mse")
-        return model, model.fit(x, y, 8, 2, verbose=0).history, model.evaluate(x, y, verbose=0)
+        history = model.fit(x, y, 8, 2, verbose=0, validation_data=(x, y)).history
+        return model, history, model.evaluate(x, y, verbose=0)
 
     x, y = (X, X[:, :2]), (np.c_[NUMBERS, NUMBERS], X[:, 2:])
     expected, *numbers = trained(x, y)
     model, *found = trained(inputs(x), targets(y))
     assert equal(model, expected) and found == numbers
     assert np.array_equal(model.predict(inputs(x))[1], expected.predict(x)[1])
+
+
+@pytest.mark.parametrize("form", [list, lambda y: [row.tolist() for row in y]])
+def test_a_list_of_each_rows_targets_stays_one_target_of_several_inputs(form):
+    y = np.c_[NUMBERS, NUMBERS]
+    models = [dl.Model(TwoInputs()) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model, targets in zip(models, (y, form(y))):
+        model.compile("sgd", "mse")
+        model.fit([X, X[:, :2]], targets, shuffle=False, verbose=0)
+    assert equal(*models)
+
+
+class OneOfTwo(dl.Model):
+    """Asks for one input, where the network that it wraps asks for two."""
+
+    def forward(self, x):
+        return self.network(x, x)
+
+
+@pytest.mark.parametrize("form", [list, tuple])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: dl.Sequential([dl.Dense(1, input_dim=4)]),
+        lambda: dl.Model(torch.jit.trace(nn.Linear(4, 1), torch.ones(2, 4))),
+        lambda: OneOfTwo(nn.Bilinear(4, 4, 1)),
+    ],
+    ids=["Sequential", "traced", "own forward"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_list_is_rows_where_the_network_takes_one_input(make, form):
+    for rows in (2, 20):
+        x, y = X[:rows], NUMBERS[:rows]
+        models = [make() for _ in range(2)]
+        models[1].load_state_dict(models[0].state_dict())
+        for model, given in zip(models, ((x, y), (form(x), list(y)))):
+            model.compile("sgd", "mse")
+            model.fit(*given, shuffle=False, verbose=0)
+        assert equal(*models)
 
 
 def test_a_list_of_two_sequences_stays_two_rows_of_a_network_that_takes_one():
@@ -1109,6 +1177,19 @@ def test_predict_tells_of_a_network_that_writes_into_a_later_batch():
     assert model.predict(DataLoader(TensorDataset(given), 1)).max() == 5  # of copies of the rows
     assert torch.equal(given, x)
     assert model.predict(x.clone(), 6).max() == 5  # a first batch is a copy
+
+
+def test_evaluate_tells_of_a_network_that_writes_into_a_later_batch():
+    x = torch.arange(12.0).reshape(6, 2)
+    model = dl.Model(nn.Sequential(WritesLater(), nn.Linear(2, 1)))
+    model.compile("sgd", "mse")
+    for verb in (model.evaluate, lambda *a, **k: model.fit(x, x[:, :1], validation_data=a, **k)):
+        with pytest.raises(ValueError, match="changes its inputs in place"):
+            verb(x.clone(), torch.ones(6, 1), verbose=0, **{"batch_size": 1})
+    model.compile("sgd", "mse", strict=False)
+    x = x.double()  # so that the model has a copy
+    assert model.predict(x, 1).shape == (6, 1) and x.max() == 11
+    model.evaluate(x, x[:, :1], 1, verbose=0)
 
 
 @pytest.mark.filterwarnings("ignore:predict was called before")

@@ -51,9 +51,7 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, what: str = "x")
         )
     if y is not None or sample_weight is not None or not is_array(x):
         _check_same_index(x, y, sample_weight)
-    several = isinstance(x, tuple) and isinstance(y, list) and all(map(is_array, y))
-    counted = hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) and not several
-    samples = len(y) if counted else None
+    samples = len(y) if hasattr(y, "__len__") and not isinstance(y, (dict, tuple)) else None
     inputs = read_tree(x, what, samples, to_rows)
     found = leaves(inputs)
     samples = found[0].shape[0] if found else None

@@ -6,13 +6,14 @@ import contextlib
 import functools
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -438,11 +439,11 @@ def check_all_in_order(x: Any) -> None:
             "DataLoader(dataset, batch_size, shuffle=False), or give the dataset itself."
         )
     batches: Any = x.batch_sampler
-    if getattr(batches, "drop_last", False) and sampler is not batches:
-        left = len(sampler) % batches.batch_size
-        if left:
+    if type(batches) is BatchSampler and batches.drop_last and isinstance(batches.sampler, Sized):
+        samples = len(batches.sampler)
+        if left := samples % batches.batch_size:
             warn_user(
-                f"x is a DataLoader with drop_last=True: its last {left} of {len(sampler)} samples "
+                f"x is a DataLoader with drop_last=True: its last {left} of {samples} samples "
                 "get no row. Expected all of them: drop_last=False, or the dataset itself."
             )
 

@@ -32,7 +32,7 @@ def to_torch(model: Model) -> nn.Module:
         raise ValueError(
             "to_torch was called before the shapes are known; expected model.build(shape)."
         )
-    return _convert(model._inner)
+    return _convert(model if model.network is None else model.network)
 
 
 def has_own_forward(model: Model) -> bool:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from easydl.data import Arrays, as_source
-from easydl.data.picture_sets import readable
+from easydl.data import Arrays
 from easydl.data.split import split_rows, warn_of_missing_classes
 from easydl.errors import check_positive_int
 from easydl.training.class_weight import class_labels, is_pictures
@@ -44,7 +43,7 @@ def hold_out(
             what = "x of validation_data"
         else:
             x, y, weights, what = parts, None, None, "validation_data"
-        validation = as_source(*readable(model, x, y), weights, what)
+        validation = model._source(x, y, weights, what=what)
         get_ready(model, validation, what="validation_data")
         train = source
     elif split in ("random", "stratified") and not validation_split:

@@ -83,9 +83,11 @@ def run_epochs(
                             twice = y is x  # as compiled steps have them: else they compile again
                             x, y, w = map_tree(torch.clone, (x, y, w))
                             y = x if twice else y
+                        watched = state.strict and (batch == first or not learning)
+                        before = versions((x, y)) if watched else None
                         parts, outputs = step(model, x, y, w)
-                        if batch == first and state.strict:
-                            check_unchanged(x, y)
+                        if before is not None:
+                            check_unchanged(before, x, y)
                         meter.add(parts, rows_of(x), outputs, y, w)
                         batch += count
                         for hook in end:
@@ -186,14 +188,14 @@ def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable
     return begin, end
 
 
-def check_unchanged(x: Any, y: Any) -> None:
+def check_unchanged(before: list[int], x: Any, y: Any) -> None:
     """What a step wrote into would be the user's own data where they are not shuffled."""
-    for what, tree in (("inputs", x), ("targets", y)):
-        if any(versions(tree)):
-            raise ValueError(
-                f"the network or the loss changes its {what} in place, and so would your data; "
-                "expected it to leave them alone: begin by .clone(), or write inplace=False."
-            )
+    if versions((x, y)) != before:
+        what = "inputs" if versions(x) != before[: len(versions(x))] else "targets"
+        raise ValueError(
+            f"the network or the loss changes its {what} in place, and so would your data; "
+            "expected it to leave them alone: begin by .clone(), or write inplace=False."
+        )
 
 
 def check_finite_logs(logs: dict[str, float], strict: bool) -> None:

@@ -61,11 +61,11 @@ def try_out(model: Model, x: Tree) -> Any:
             raise
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
         where = f" It failed in layer {trail[-1]}." if trail else ""
-        if "forward() missing" in str(error):
-            takes = inspect.signature(model._inner.forward).parameters
+        forward = model._own_forward
+        if str(error).startswith(f"{getattr(forward, '__qualname__', '')}() missing"):
             where = (
-                f" Its forward takes {listed(takes)}: write a tuple in this order, or a dict with "
-                "these keys."
+                f" Its forward takes {listed(inspect.signature(forward).parameters)}: write a "
+                "tuple in this order, or a dict with these keys."
             )
         raise ValueError(
             f"the network was given rows of shape {shapes}; expected what it is made for.{where} "

@@ -49,6 +49,8 @@ def get_ready(model: Model, source: Source, what: str = "") -> None:
     if y is None and state.loss is not None and has_standard_loss(model):
         given = f"{what} was given without targets" if what else "y=None was given"
         expected = "fit(x, y), fit(x, x) to reproduce the inputs, or batches (inputs, targets)"
+        if what:
+            expected = f"{what}=(x, y), or batches (inputs, targets)"
         if isinstance(source, Stream):
             given = f"{source.what} gives inputs only"
         if isinstance(source, ParquetStream):
@@ -427,7 +429,10 @@ def check_indices(table: nn.Embedding, tensor: Tensor, what: str) -> None:
     if low < 0 or high >= table.num_embeddings:
         advice = f"Write Embedding({high + 1}, …), or map rare entries to one index."
         if low < 0:  # what pandas, say, calls unknown
-            advice = f"Map what is below 0 to an index of its own, by x + {-low} for example."
+            advice = (
+                "Map what is below 0 to an index of its own: x + "
+                f"{-low} for example, with Embedding({max(high + 1 - low, 1)}, …)."
+            )
         raise ValueError(
             f"{what} holds indices from {low} to {high}, but the Embedding's table has "
             f"{table.num_embeddings} rows; expected 0 … {table.num_embeddings - 1}. {advice}"

@@ -20,6 +20,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -181,6 +182,24 @@ def test_a_random_order_is_for_fit_and_evaluate_alone(name):
     np.testing.assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0), rtol=1e-5)
 
 
+class WithoutLength(Sampler):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+class AllOfThem(BatchSampler):
+    def __iter__(self):
+        yield from ([row] for row in self.sampler)
+
+
+class Iterable(IterableDataset):
+    def __iter__(self):
+        return iter(X)
+
+
 def test_predict_tells_of_rows_that_a_loader_leaves_out():
     model = dl.Autoencoder([dl.Dense(2)], [dl.Dense(5)])
     model.compile("sgd", "mse")
@@ -192,6 +211,13 @@ def test_predict_tells_of_rows_that_a_loader_leaves_out():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.predict(DataLoader(Rows(), 1, drop_last=True))
+        for batches in (WithoutLength(range(ROWS)), AllOfThem(range(ROWS), BATCH, True)):
+            given = {"sampler": batches, "batch_size": BATCH, "drop_last": True}
+            if isinstance(batches, BatchSampler):
+                given = {"batch_sampler": batches}
+            model.predict(DataLoader(Rows(), **given))
+        loader = DataLoader(Iterable(), BATCH, drop_last=True)
+        assert len(model.predict(loader)) == ROWS - rest
         model.evaluate(DataLoader(Rows(), BATCH, drop_last=True), verbose=0)
 
 

@@ -112,6 +112,30 @@ def test_accumulate_adds_up_sums_of_several_outputs():
     assert_same(*models)
 
 
+def test_train_on_batch_steps_at_once_whatever_is_accumulated():
+    models = []
+    for accumulate in (1, 3):
+        model = dl.Model(network())
+        model.compile("sgd", "mse", accumulate=accumulate)
+        for _ in range(2):
+            model.train_on_batch(X, Y)
+        models.append(model)
+    assert_same(*models)
+
+
+def test_a_fit_that_was_interrupted_leaves_no_gradient_to_the_next():
+    class Interrupts(dl.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = dl.Model(network())
+    model.compile(dl.optimizers.SGD(0.1), "mse", accumulate=3)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(-X, Y, 4, verbose=0, callbacks=[Interrupts()])
+    model.fit(X, Y, 4, shuffle=False, verbose=0)
+    assert_same(model, trained(epochs=1, accumulate=3))
+
+
 def test_accumulate_clips_the_joint_gradient():
     def clip(parameters):
         torch.nn.utils.clip_grad_norm_(parameters, 0.1)
