@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import os
 import re
@@ -22,6 +21,7 @@ from easydl.data import Arrays, Stream, as_source, picture_sets
 from easydl.data.convert import Tree, all_rows, leaves, map_tree, rows_of, versions
 from easydl.data.picture_sets import PictureData
 from easydl.data.pictures import files_in, is_single
+from easydl.data.read import is_array
 from easydl.data.stream import check_all_in_order, reading
 from easydl.errors import (
     check_between,
@@ -44,7 +44,7 @@ from easydl.training.batches import cut_for_a_pass, hold_out, needs_two_rows
 from easydl.training.class_weight import apply_class_weight
 from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, one_batch, run_epochs
-from easydl.training.network import try_out
+from easydl.training.network import inputs_or_rows, takes_keywords, try_out
 from easydl.training.products import fast_products
 from easydl.training.step import NotFinite
 from easydl.training.trainable import (
@@ -342,29 +342,6 @@ class Model(nn.Module):
             return self(x, logits=True)
         return self._plain_call(x)
 
-    def _takes_keywords(self, x: dict) -> bool:
-        return set(x) <= set(inspect.signature(self._own_forward).parameters)
-
-    @property
-    def _own_forward(self) -> Any:
-        """The ``forward`` that says what the inputs are: the subclass's, or the network's."""
-        network = self.network
-        if network is None or type(self).forward is not Model.forward:
-            return self.forward
-        return network._own_forward if isinstance(network, Model) else network.forward
-
-    def _as_inputs(self, x: list | tuple, y: Any) -> tuple[Any, Any]:
-        """Keras's lists as tuples, where ``forward`` asks for so many arrays; else as they are."""
-        try:
-            takes = inspect.signature(self._own_forward).parameters.values()
-        except ValueError:  # traced modules do not tell
-            return x, y
-        places = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        needed = sum(p.default is p.empty for p in places)
-        if not 1 < needed <= len(x) <= len(places):
-            return x, y
-        return tuple(x), tuple(y) if isinstance(y, list) else y
-
     # -- fit, evaluate, predict ---------------------------------------------------------------
 
     @short_traceback
@@ -649,7 +626,7 @@ class Model(nn.Module):
     def _plain_call(self, x: Any) -> Any:
         if type(x) is tuple:
             return self(*x)
-        if type(x) is dict and self._takes_keywords(x):
+        if type(x) is dict and takes_keywords(self, x):
             return self(**x)
         return self(x)
 
@@ -1117,9 +1094,9 @@ class Model(nn.Module):
         """
         if not labelled and self._is_strict:
             check_all_in_order(x)
-        if isinstance(x, (list, tuple)):
-            x, y = self._as_inputs(x, y)
         x, y = picture_sets.readable(self, x, y, labelled, learning)
+        if isinstance(x, (list, tuple)) and all(map(is_array, x)):
+            x, y = inputs_or_rows(self, x, y)
         return as_source(x, y, sample_weight, what)
 
     # -- shared by the verbs ------------------------------------------------------------------

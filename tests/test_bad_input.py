@@ -423,7 +423,7 @@ ARRAYS = {
     ),
     "two arrays for one input": (regression, fit((X, X)), V, "2 arrays", "Sequential"),
     "a dict for one input": (regression, fit({"a": X}), V, "dict", "Sequential"),
-    "a list of rows as inputs": (regression, fit(list(X[:4]), Y[:4]), V, "4 arrays", "np.stack"),
+    "two inputs for one": (regression, fit([X, X], Y), V, "2 arrays", "Sequential"),
     "one of two inputs": (paired, fit((WORDS,)), V, r"\(2, 6\)", "numbers"),
     "two inputs of different lengths": (
         paired, fit((WORDS, X[:-1])), V, r"x\[0\] has 20 samples but x\[1\] has 19",
@@ -1145,6 +1145,9 @@ HANDLED = {
     "targets (N, 1)": (regression, fit(X, Y[:, None]), fit()),
     "targets (N, 1) in torch": (wrapped, fit(X, Y[:, None]), fit()),
     "targets (N, 1, 1)": (regression, fit(X, Y[:, None, None]), fit()),
+    "a list of as many rows as columns": (
+        regression, fit(list(X[:4]), Y[:4]), fit(X[:4], Y[:4]),
+    ),
     "labels (N, 1)": (classifier, fit(X, LABELS[:, None]), fit(X, LABELS)),
     "labels as floats": (classifier, fit(X, LABELS.astype("float64")), fit(X, LABELS)),
     "labels as uint8": (classifier, fit(X, LABELS.astype("uint8")), fit(X, LABELS)),
@@ -1693,6 +1696,9 @@ NETWORKS = {
     "a network whose inputs go by other names": (
         lambda: setup(dl.Model(nn.Bilinear(4, 4, 1)), "mse", None, None),
         fit({"input1": X, "input3": X}), V, "forward takes input1, input2", "keys",
+    ),
+    "a loss of one's own with a text among its parts": (
+        lambda: own(lambda loss, o: (loss, o, {"beta": "much"})), fit(), T, "beta", "number",
     ),
     "a loss of one's own alone": (lambda: own(lambda loss, o: loss), fit(), T, "compute_loss"),
     "a loss of one's own that is no tensor": (lambda: own(lambda _, o: (3.0, o)), fit(), T, "3.0"),

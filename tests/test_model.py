@@ -452,6 +452,116 @@ def test_lists_are_several_inputs_and_outputs_of_a_network_that_takes_so_many(
     assert np.array_equal(model.predict(inputs(x))[1], expected.predict(x)[1])
 
 
+class Optional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.other = nn.Linear(4, 1), nn.Linear(2, 1)
+
+    def forward(self, x, other=0.0):
+        first = self.layer(x)
+        return first, first + (self.other(other) if isinstance(other, torch.Tensor) else other)
+
+
+def test_a_list_beside_an_optional_input_is_what_its_shapes_and_the_network_know():
+    model = dl.Model(Optional())
+    model.compile("sgd", "mse")
+    y = NUMBERS[:, None]
+    expected = model.evaluate((X, X[:, :2]), (y, y), verbose=0)
+    for _ in range(2):  # of other shapes: no rows; then of shapes that it has seen
+        assert model.evaluate([X, X[:, :2]], [y, y], verbose=0) == expected
+        model.evaluate(X, (y, y), verbose=0)
+    model = dl.Model(Optional())
+    model.compile("sgd", "mse")
+    assert len(model.evaluate([X, X[:, :2]], [y, y], verbose=0)) == 3  # sees them first so
+    model.network.other = nn.Linear(4, 1)
+    expected = model.evaluate((X, X), (y, y), verbose=0)
+    assert model.evaluate([X, X], [y, y], verbose=0) == expected
+    steps = np.stack([X[:5], X[5:10]])
+    model = dl.Model(Optional())
+    model.compile("sgd", "mse")
+    model.evaluate(steps, (steps[..., :1],) * 2, verbose=0)
+    assert np.array_equal(model.predict(list(steps))[0], model.predict(steps)[0])
+
+
+@pytest.mark.parametrize("many", [2, 3])
+@pytest.mark.filterwarnings("ignore:predict was called before")
+def test_predict_reads_a_list_as_rows_where_the_network_takes_one_input(many):
+    steps = np.stack([X[:5], X[5:10], X[10:15]])[:many]
+    models = dl.Model(nn.Linear(4, 1)), dl.Sequential([dl.LSTM(3), dl.Dense(1)])
+    for model in models:
+        model.compile("sgd", "mse")
+        y = np.ones((many, 5, 1) if model is models[0] else (many, 1))
+        model.fit(list(steps), list(y), verbose=0)
+        assert np.array_equal(model.predict(list(steps)), model.predict(steps))
+    for unseen in (dl.Model(nn.Linear(4, 1)), dl.Sequential([dl.Dense(1)])):
+        found = unseen.predict(list(X[:many]))
+        assert np.array_equal(found, unseen.predict(X[:many]))
+
+
+class Added(nn.Module):
+    def forward(self, *inputs):
+        return sum(inputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:predict was called before")
+def test_predict_reads_a_list_as_inputs_where_the_network_may_take_any_number():
+    traced = torch.jit.trace(nn.Bilinear(4, 4, 1), (torch.ones(2, 4),) * 2)
+    for network in (Added(), traced):
+        model = dl.Model(network)
+        assert np.array_equal(model.predict([X, X]), model.predict((X, X)))
+
+
+def test_a_list_of_batches_may_hold_several_inputs():
+    def trained(x):
+        torch.manual_seed(0)
+        model = dl.Model(TwoInputs())
+        model.compile("sgd", "mse")
+        model.fit(x, verbose=0)
+        return model, model.evaluate(x, verbose=0)
+
+    y = np.c_[NUMBERS, NUMBERS]
+    parts = [((X[i : i + 10], X[i : i + 10, :2]), y[i : i + 10]) for i in (0, 10, 20)]
+    named = [({"a": a, "b": b}, target) for (a, b), target in parts]
+    expected, loss = trained(lambda: iter(parts))
+    for batches in (parts, named, parts[:1] + named[1:]):
+        model, found = trained(batches)
+        assert equal(model, expected) and found == loss
+
+
+class Named(TwoInputs):
+    def forward(self, a, b, **more):
+        return super().forward(a, b)
+
+
+class AndMore(TwoInputs):
+    def forward(self, a, *rest, b=None):
+        return super().forward(a, b)
+
+
+class Anything(nn.Module):
+    def forward(self, *inputs, **named):
+        return inputs[0]["x"] * 2
+
+
+@pytest.mark.filterwarnings("ignore:predict was called before")
+def test_a_dict_is_read_by_the_names_that_forward_takes():
+    inputs = {"a": X, "b": X[:, :2]}
+    for network in (TwoInputs(), Named()):
+        model = dl.Model(network)
+        expected = model.predict(inputs)
+        for odd in ({"a": X}, {"a": X, "bb": X}, inputs | {"id": X}):
+            if network.__class__ is Named and "id" in odd:
+                assert np.array_equal(model.predict(odd), expected)
+                continue
+            words = rf"x is a dict of {', '.join(odd)}, but .* takes a, b; expected these as keys"
+            with pytest.raises(ValueError, match=words):
+                model.predict(odd)
+    model = dl.Model(AndMore())
+    expected = model(torch.tensor(X), b=torch.tensor(X[:, :2])).detach()
+    np.testing.assert_allclose(model.predict(inputs), expected, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(dl.Model(Anything()).predict({"x": X}), X * 2)
+
+
 @pytest.mark.parametrize("form", [list, lambda y: [row.tolist() for row in y]])
 def test_a_list_of_each_rows_targets_stays_one_target_of_several_inputs(form):
     y = np.c_[NUMBERS, NUMBERS]
@@ -1177,6 +1287,20 @@ def test_predict_tells_of_a_network_that_writes_into_a_later_batch():
     assert model.predict(DataLoader(TensorDataset(given), 1)).max() == 5  # of copies of the rows
     assert torch.equal(given, x)
     assert model.predict(x.clone(), 6).max() == 5  # a first batch is a copy
+
+
+@pytest.mark.parametrize("verb", ["train_on_batch", "test_on_batch"])
+def test_a_batch_that_the_network_writes_into_is_refused_and_left_alone(verb):
+    x = torch.arange(12.0).reshape(6, 2)
+    given = x.clone()
+    model = dl.Model(nn.Sequential(WritesLater(), nn.Linear(2, 1)))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="changes its inputs in place"):
+        getattr(model, verb)(given, torch.ones(6, 1))
+    assert torch.equal(given, x)
+    model.compile("sgd", "mse", strict=False)
+    getattr(model, verb)(given, torch.ones(6, 1))
+    assert torch.equal(given, x)
 
 
 def test_evaluate_tells_of_a_network_that_writes_into_a_later_batch():

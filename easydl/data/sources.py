@@ -96,5 +96,5 @@ def _is_stream(x: Any, y: Any) -> bool:
         return False
     if isinstance(x, (list, tuple)):  # a list of (x, y) batches
         pairs = all(isinstance(b, (list, tuple)) and len(b) in (2, 3) for b in x)
-        return bool(x) and y is None and pairs and all(is_array(b[0]) for b in x)
+        return bool(x) and y is None and pairs and all(all(map(is_array, _flat(b[0]))) for b in x)
     return hasattr(x, "__iter__") or hasattr(x, "__getitem__") or callable(x)

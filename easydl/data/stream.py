@@ -230,10 +230,12 @@ class Stream:
         if self._rest is None:
             self._begun = None
         if count == 0 and (self.one_shot or self._started > 1):
+            validates = self.what == "validation_data"
+            again = "validation_data=lambda: batches()" if validates else "fit(lambda: batches())"
             raise ValueError(
                 f"{self.what} gave no batch in epoch {number + 1}: a generator runs only once. "
-                "Expected a function that makes one, such as fit(lambda: batches()), a list of "
-                "batches, or steps_per_epoch with an endless generator."
+                f"Expected a function that makes one, such as {again}, a list of "
+                f"batches, or {self.steps_name} with an endless generator."
             )
         if self.steps is not None and count + self._joined < self.steps:
             raise ValueError(

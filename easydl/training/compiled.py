@@ -258,8 +258,14 @@ class Compiled:
                     f"compute_loss of {type(model).__name__} returned a part called 'loss', which "
                     "is the log of the whole; expected another name: {'first_loss': value}."
                 )
-            # Copies: a view of a weight would be read after the weight has moved.
-            parts |= {name: value.detach().clone() for name, value in result[2].items()}
+            for name, value in result[2].items():
+                if not isinstance(value, (Tensor, int, float)):
+                    raise TypeError(
+                        f"compute_loss of {type(model).__name__} returned {value!r:.60} as its "
+                        f"part {name!r}; expected a number, or a tensor of one."
+                    )
+                # A copy: a view of a weight would be read after the weight has moved.
+                parts[name] = torch.as_tensor(value).detach().clone()
         return loss, outputs, parts
 
 

@@ -80,9 +80,7 @@ def run_epochs(
                         for hook in begin:
                             hook(batch, {})
                         if batch == first:
-                            twice = y is x  # as compiled steps have them: else they compile again
-                            x, y, w = map_tree(torch.clone, (x, y, w))
-                            y = x if twice else y
+                            x, y, w = copy_of(x, y, w)
                         watched = state.strict and (batch == first or not learning)
                         before = versions((x, y)) if watched else None
                         parts, outputs = step(model, x, y, w)
@@ -152,9 +150,12 @@ def one_batch(model: Model, source: Arrays | Stream, learning: bool) -> dict[str
         meter = Meter(state.heads)
         model.train(learning)
         with torch.set_grad_enabled(learning):
-            x, y, w = next(iter(source.epoch(0)))
+            x, y, w = copy_of(*next(iter(source.epoch(0))))
             step = train_step if learning else test_step_of_a_pass()
+            before = versions((x, y))
             parts, outputs = step(model, x, y, w)
+            if state.strict:
+                check_unchanged(before, x, y)
             if learning and state.waiting_batches:
                 update_weights(model)
             meter.add(parts, rows_of(x), outputs, y, w)
@@ -186,6 +187,13 @@ def batch_hooks(callbacks: Sequence[Callback], kind: str) -> tuple[list[Callable
         for name in names
     )
     return begin, end
+
+
+def copy_of(x: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
+    """A batch that may be written to; targets that are the inputs stay so, as jit has them."""
+    twice = y is x
+    x, y, w = map_tree(torch.clone, (x, y, w))
+    return x, x if twice else y, w
 
 
 def check_unchanged(before: list[int], x: Any, y: Any) -> None:

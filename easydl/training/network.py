@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from easydl.data.convert import Tree, leaves, map_tree, rows_of, versions
+from easydl.data.convert import Tree, leaves, map_tree, rows_of, to_tensor, versions
 from easydl.errors import is_dead_worker, listed
 from easydl.layers.base import is_chain, parts_of
 from easydl.training.trainable import modes_of, restore_modes
@@ -61,7 +62,7 @@ def try_out(model: Model, x: Tree) -> Any:
             raise
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
         where = f" It failed in layer {trail[-1]}." if trail else ""
-        forward = model._own_forward
+        forward = forward_of(model)
         if str(error).startswith(f"{getattr(forward, '__qualname__', '')}() missing"):
             where = (
                 f" Its forward takes {listed(inspect.signature(forward).parameters)}: write a "
@@ -82,6 +83,71 @@ def try_out(model: Model, x: Tree) -> Any:
             "them alone: begin its forward by x = x.clone(), or write inplace=False."
         )
     return outputs
+
+
+def forward_of(model: Any) -> Any:
+    """The ``forward`` that says what the inputs are: that of a subclass, or of the network."""
+    wraps = type(model).forward.__module__ == "easydl.model" and model.network is not None
+    if not wraps:
+        return model.forward
+    return forward_of(model.network) if hasattr(model.network, "try_out") else model.network.forward
+
+
+def arguments_of(model: Model) -> list[inspect.Parameter]:
+    """Those of ``forward`` but easydl's own; none where it does not tell, as traced modules."""
+    try:
+        takes = inspect.signature(forward_of(model)).parameters.values()
+    except ValueError:
+        return []
+    return [p for p in takes if p.name != "logits"]
+
+
+def takes_keywords(model: Model, x: dict) -> bool:
+    """Whether a dict's entries are arguments of ``forward``; else it is one itself.
+
+    Raises:
+        ValueError: ``forward`` asks for several, which are not all there, or are not all.
+    """
+    takes = arguments_of(model)
+    kinds = {p.kind for p in takes}
+    some, any_name = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    names = {p.name for p in takes if p.kind not in (some, any_name)}
+    needed = {p.name for p in takes if p.name in names and p.default is p.empty}
+    takes_more = any_name in kinds and some not in kinds  # (*args, **options) passes things on
+    if needed <= x.keys() and (x.keys() <= names or takes_more):
+        return True
+    if len(needed) > 1:
+        raise ValueError(
+            f"x is a dict of {listed(x)}, but the network's forward takes {listed(sorted(names))}; "
+            "expected these as keys."
+        )
+    return False
+
+
+def inputs_or_rows(model: Model, x: list | tuple, y: Any) -> tuple[Any, Any]:
+    """Several arrays as a tuple of inputs, or as one array of rows, by what ``forward`` takes.
+
+    It needs so many, or could take them and has seen such rows of the first, or they could not be
+    rows of one array: inputs, Keras's way to write them. It takes fewer, or has seen such arrays
+    as rows: rows. What is left is read as it stands.
+    """
+    takes = arguments_of(model)
+    places = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = sum(p.default is p.empty for p in places)
+    fits = len(x) <= len(places)
+    shapes = [tuple(np.shape(part)) for part in x]
+    alike, known = len(set(shapes)) == 1, model.given_input_shape
+    several = 1 < needed <= len(x) and fits
+    if isinstance(x, list) and len(x) > 1 and fits:
+        several = several or shapes[0][1:] == known
+        several = several or (not alike and len({shape[:1] for shape in shapes}) == 1)
+    if several:
+        return tuple(x), tuple(y) if isinstance(y, list) else y
+    closed = takes and not any(p.kind is p.VAR_POSITIONAL for p in takes)
+    as_many = y is None or (hasattr(y, "__len__") and len(y) == len(x))
+    if isinstance(x, list) and alike and as_many and (shapes[0] == known or (closed and not fits)):
+        return to_tensor(x, "x"), y
+    return x, y
 
 
 def input_dtype(model: nn.Module) -> torch.dtype:

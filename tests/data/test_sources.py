@@ -138,8 +138,7 @@ def test_fit_is_the_same_to_the_bit_from_every_source(form):
     assert history["loss"] == pytest.approx(expected_history["loss"], rel=1e-6)
 
 
-# A list of arrays without targets is several inputs, as in Keras.
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "list of rows"])
+@pytest.mark.parametrize("form", FORMS)
 def test_evaluate_and_predict_are_the_same_from_every_source(form):
     dl.seed(7)
     model = dl.Sequential([dl.Dense(3, "softmax", input_dim=5)])

@@ -112,6 +112,20 @@ def test_accumulate_adds_up_sums_of_several_outputs():
     assert_same(*models)
 
 
+class Annealed(dl.Model):
+    def compute_loss(self, x, y, sample_weight=None):
+        outputs = self(x)
+        return ((outputs - y) ** 2).mean(), outputs, {"beta": 0.25, "rows": len(x)}
+
+
+def test_a_part_of_ones_own_loss_may_be_a_plain_number():
+    model = Annealed(network())
+    model.compile("sgd")
+    logs = model.fit(X, Y, 4, 2, verbose=0).history
+    assert logs["beta"] == [0.25, 0.25]
+    assert logs["rows"][0] == pytest.approx((5 * 4 * 4 + 2 * 2) / 22)
+
+
 def test_train_on_batch_steps_at_once_whatever_is_accumulated():
     models = []
     for accumulate in (1, 3):
