@@ -108,6 +108,8 @@ def test_huber_equals_keras_with_delta(delta):
     y_pred, y_true = random_pair("huber", 7, 4)
     expected = keras_values("huber", y_pred, y_true, delta=delta).mean()
     assert float(losses.Huber(delta)(y_pred, y_true)) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="delta="):
+        losses.Huber(-delta)
 
 
 TORCH = {

@@ -433,6 +433,7 @@ def test_weights_by_position_equal_keras():
     hit = (data["softmax_in_time"].argmax(-1) == data["label_in_time"]).float()
     assert ours.result() == pytest.approx(float((hit * mask).sum() / mask.sum()))
     matrix = metrics.ConfusionMatrix()
+    assert matrix.result().shape == (0, 0)
     matrix.update(data["softmax_in_time"], data["label_in_time"], mask)
     assert matrix.result().sum() == mask.sum()
 
