@@ -19,7 +19,7 @@ from easydl.data.convert import Tree, leaves, map_tree
 from easydl.errors import check_path, warn_user
 from easydl.export.plain import has_own_forward, to_torch
 from easydl.saving import write_atomically
-from easydl.training.network import first_leaf, input_dtype
+from easydl.training.network import first_leaf, input_dtype, takes_keywords
 from easydl.training.prepare import get_inputs_ready
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def call_of(model: Any, x: Tree) -> Call:
     """As ``Model`` itself calls the network with ``x``."""
     if type(x) is tuple:
         return Call(x, {}, x)
-    if type(x) is dict and model._takes_keywords(x):
+    if type(x) is dict and takes_keywords(model, x):
         return Call((), x, x)
     return Call((x,), {}, x)
 
