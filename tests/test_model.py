@@ -523,6 +523,10 @@ def test_a_list_of_batches_may_hold_several_inputs():
     parts = [((X[i : i + 10], X[i : i + 10, :2]), y[i : i + 10]) for i in (0, 10, 20)]
     named = [({"a": a, "b": b}, target) for (a, b), target in parts]
     expected, loss = trained(lambda: iter(parts))
+    words = [[list(pair) for pair in row] for row in np.arange(60).reshape(10, 2, 3) % 9]
+    reader = dl.Model(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)))
+    reader._has_learned = True
+    assert reader.predict(words).shape == (10, 2, 3, 2)  # which are no batches
     for batches in (parts, named, parts[:1] + named[1:]):
         model, found = trained(batches)
         assert equal(model, expected) and found == loss
@@ -538,6 +542,22 @@ class AndMore(TwoInputs):
         return super().forward(a, b)
 
 
+class WithOptions(nn.Module):
+    def forward(self, x, **options):
+        assert not options
+        return x["x"] + x["z"]
+
+
+class PassesOn(dl.Model):
+    def forward(self, *inputs, **named):
+        return super().forward(*inputs, **named)
+
+
+class OwnLogits(dl.Model):
+    def forward(self, x, logits=None):
+        return x + logits
+
+
 class Anything(nn.Module):
     def forward(self, *inputs, **named):
         return inputs[0]["x"] * 2
@@ -549,17 +569,24 @@ def test_a_dict_is_read_by_the_names_that_forward_takes():
     for network in (TwoInputs(), Named()):
         model = dl.Model(network)
         expected = model.predict(inputs)
-        for odd in ({"a": X}, {"a": X, "bb": X}, inputs | {"id": X}):
-            if network.__class__ is Named and "id" in odd:
-                assert np.array_equal(model.predict(odd), expected)
-                continue
-            words = rf"x is a dict of {', '.join(odd)}, but .* takes a, b; expected these as keys"
-            with pytest.raises(ValueError, match=words):
-                model.predict(odd)
+        model.compile("sgd", "mse")
+        for odd in ({"a": X}, {"a": X, "bb": X}):
+            with pytest.raises(ValueError, match=r"Its forward takes a, b.* dict with these keys"):
+                model.fit(odd, NUMBERS, verbose=0)
+    assert np.array_equal(model.predict(inputs | {"id": X}), expected)
     model = dl.Model(AndMore())
     expected = model(torch.tensor(X), b=torch.tensor(X[:, :2])).detach()
     np.testing.assert_allclose(model.predict(inputs), expected, rtol=1e-5, atol=1e-6)
     assert np.array_equal(dl.Model(Anything()).predict({"x": X}), X * 2)
+    assert np.array_equal(dl.Model(WithOptions()).predict({"x": X, "z": X}), X * 2)
+    assert np.array_equal(OwnLogits().predict({"x": X, "logits": X}), X * 2)
+    network = TwoInputs()
+    passing, direct = PassesOn(network), dl.Model(network)
+    assert np.array_equal(passing.predict(inputs), direct.predict(inputs))
+    hooked = dl.Model(TwoInputs())
+    hooked.register_forward_pre_hook(lambda module, args: (args[0]["u"], args[0]["v"]))
+    hooked.compile("sgd", "mse")
+    hooked.fit({"u": X, "v": X[:, :2]}, np.c_[NUMBERS, NUMBERS], verbose=0)
 
 
 @pytest.mark.parametrize("form", [list, lambda y: [row.tolist() for row in y]])

@@ -88,6 +88,13 @@ def _flat(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _are_inputs(x: Any) -> bool:
+    """Whether it is a batch's inputs: an array, or a tuple or dict of arrays of rows."""
+    if not isinstance(x, (tuple, dict)):
+        return is_array(x)
+    return bool(x) and all(is_array(part) and getattr(part, "ndim", 1) for part in _flat(x))
+
+
 def _is_stream(x: Any, y: Any) -> bool:
     if isinstance(x, (Dataset, DataLoader, Parquet)):
         return True
@@ -96,5 +103,5 @@ def _is_stream(x: Any, y: Any) -> bool:
         return False
     if isinstance(x, (list, tuple)):  # a list of (x, y) batches
         pairs = all(isinstance(b, (list, tuple)) and len(b) in (2, 3) for b in x)
-        return bool(x) and y is None and pairs and all(all(map(is_array, _flat(b[0]))) for b in x)
+        return bool(x) and y is None and pairs and all(_are_inputs(b[0]) for b in x)
     return hasattr(x, "__iter__") or hasattr(x, "__getitem__") or callable(x)

@@ -7,6 +7,7 @@ last activation, loss and targets is found then, and what has one meaning is set
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from math import inf
 from typing import Any
@@ -88,6 +89,11 @@ NORMALISING = ("LogSoftmax", "Softmax", "Sigmoid", "LogSigmoid", "BinaryCrossEnt
 CUTS = ("Select", "Slice", "Index")
 MIRRORS = ("Rsub", "Clamp")  # which keep a probability one: 1 - p, and away from 0
 VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone")
+
+
+def is_of_classes(metric: Any) -> bool:
+    """Whether an object of torchmetrics takes class indices."""
+    return type(metric).__module__.startswith("torchmetrics") and hasattr(metric, "num_classes")
 
 
 def ending_of(output: Tensor) -> str | None:
@@ -260,7 +266,7 @@ class Head:
         """
         if isinstance(metric, ObjectMetric) and (
             self.kind == "categorical"
-            or (self.ending == "softmax" and hasattr(metric.metric, "num_classes"))
+            or (self.ending == "softmax" and is_of_classes(metric.metric))
         ):
             one_hot = labels.shape == outputs.shape and labels.is_floating_point()
             return outputs.movedim(-1, 1), labels.argmax(-1) if one_hot else labels
@@ -431,16 +437,22 @@ class Head:
                 "threshold=0.5), and so for precision and recall."
             )
 
-    def try_twice(self, output: Tensor, y: Tensor) -> None:
-        """See whether a loss that does not tell is the sum over a batch: it doubles with the rows.
+    @torch.no_grad()
+    def try_thrice(self, output: Tensor, y: Tensor) -> None:
+        """See whether a plain function is the sum over a batch: it grows with the rows.
 
-        Zero tells nothing; such a loss is taken for a mean, as most are.
+        One that is 0, or fails for more rows, is taken for a mean, as most are.
         """
-        if losses.reduction_of(self.loss) is None and not isinstance(self.loss, Loss):
-            once, twice = (
-                self.compute(torch.cat([output] * n), torch.cat([y] * n), None) for n in (1, 2)
+        if not inspect.isfunction(self.loss) or losses.reduction_of(self.loss) is not None:
+            return
+        try:
+            once, twice, thrice = (
+                self.compute(torch.cat([output] * n), torch.cat([y] * n), None) for n in (1, 2, 3)
             )
-            self.sums = bool((once != 0) & torch.isclose(twice, 2 * once, rtol=1e-3, atol=0))
+        except Exception:
+            return
+        grows = torch.isclose(torch.stack([twice, thrice]), torch.stack([2 * once, 3 * once]), 1e-3)
+        self.sums = bool(once != 0) and bool(grows.all())
 
     def read_graph(self, loss: Tensor, output: Tensor) -> None:
         """See in autograd's graph whether a loss of any make applies softmax or sigmoid itself.

@@ -87,8 +87,13 @@ def try_out(model: Model, x: Tree) -> Any:
 
 def forward_of(model: Any) -> Any:
     """The ``forward`` that says what the inputs are: that of a subclass, or of the network."""
-    wraps = type(model).forward.__module__ == "easydl.model" and model.network is not None
-    if not wraps:
+    own = type(model).forward
+    if own.__module__ != "easydl.model":
+        kinds = {p.kind for p in inspect.signature(own).parameters.values()}
+        passes_on = kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+        if not passes_on or model.network is None:
+            return model.forward
+    if model.network is None:
         return model.forward
     return forward_of(model.network) if hasattr(model.network, "try_out") else model.network.forward
 
@@ -99,29 +104,19 @@ def arguments_of(model: Model) -> list[inspect.Parameter]:
         takes = inspect.signature(forward_of(model)).parameters.values()
     except ValueError:
         return []
-    return [p for p in takes if p.name != "logits"]
+    return [p for p in takes if p.name != "logits" or p.default is not False]
 
 
 def takes_keywords(model: Model, x: dict) -> bool:
-    """Whether a dict's entries are arguments of ``forward``; else it is one itself.
-
-    Raises:
-        ValueError: ``forward`` asks for several, which are not all there, or are not all.
-    """
+    """Whether a dict's entries are arguments of ``forward``; else it is one itself."""
     takes = arguments_of(model)
     kinds = {p.kind for p in takes}
     some, any_name = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     names = {p.name for p in takes if p.kind not in (some, any_name)}
     needed = {p.name for p in takes if p.name in names and p.default is p.empty}
-    takes_more = any_name in kinds and some not in kinds  # (*args, **options) passes things on
-    if needed <= x.keys() and (x.keys() <= names or takes_more):
-        return True
-    if len(needed) > 1:
-        raise ValueError(
-            f"x is a dict of {listed(x)}, but the network's forward takes {listed(sorted(names))}; "
-            "expected these as keys."
-        )
-    return False
+    # (*args, **options) passes on what it gets; (x, **options) may take the dict as x.
+    takes_more = any_name in kinds and some not in kinds and len(needed) != 1
+    return needed <= x.keys() and (x.keys() <= names or takes_more)
 
 
 def inputs_or_rows(model: Model, x: list | tuple, y: Any) -> tuple[Any, Any]:

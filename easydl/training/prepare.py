@@ -294,7 +294,7 @@ def rehearse(model: Model, source: Source) -> None:
             ) from error
         for head, output, target in zip(state.heads, leaves(outputs), leaves(y)):
             head.read_graph(loss, output)
-            head.try_twice(output, target)
+            head.try_thrice(output, target)
         if not loss.requires_grad and any(p.requires_grad for p in model.parameters()):
             raise ValueError(
                 "the loss does not depend on the network's weights, so nothing could learn; "

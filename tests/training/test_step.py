@@ -112,6 +112,34 @@ def test_accumulate_adds_up_sums_of_several_outputs():
     assert_same(*models)
 
 
+class ByHand(nn.Module):
+    """Keeps what its loss needs of each row, as a VAE written by hand does."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x):
+        self.rows = x[:, :1].abs()
+        return self.layer(x)
+
+
+def test_losses_that_only_fit_the_batch_are_means():
+    net = ByHand()
+
+    def weighted(y_pred, y_true):
+        return (net.rows * (y_pred - y_true) ** 2).mean()
+
+    def contrastive(y_pred, y_true):
+        return F.cross_entropy(0 * y_pred @ y_true.T, torch.arange(len(y_pred)))
+
+    for loss in (weighted, contrastive):
+        model = dl.Model(net)
+        model.compile("sgd", loss)
+        model.fit(X, Y, 4, verbose=0)
+        assert not model._compiled.heads[0].sums
+
+
 class Annealed(dl.Model):
     def compute_loss(self, x, y, sample_weight=None):
         outputs = self(x)
