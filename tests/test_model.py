@@ -527,6 +527,9 @@ def test_a_list_of_batches_may_hold_several_inputs():
     reader = dl.Model(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)))
     reader._has_learned = True
     assert reader.predict(words).shape == (10, 2, 3, 2)  # which are no batches
+    vectors = [[list(pair) for pair in row] for row in np.ones((10, 2, 3, 4), "float32")]
+    layer = dl.Model(nn.Linear(4, 2))
+    assert layer.predict(vectors).shape == (10, 2, 3, 2)
     for batches in (parts, named, parts[:1] + named[1:]):
         model, found = trained(batches)
         assert equal(model, expected) and found == loss

@@ -124,6 +124,24 @@ class ByHand(nn.Module):
         return self.layer(x)
 
 
+class Counting(nn.Module):
+    """A loss with a state of its own, which nobody but training may move."""
+
+    calls = 0
+
+    def forward(self, y_pred, y_true):
+        self.calls += 1
+        return ((y_pred - y_true) ** 2).mean()
+
+
+def test_a_loss_with_a_state_is_tried_once_before_training():
+    model = dl.Model(network())
+    loss = Counting()
+    model.compile("sgd", loss)
+    model.fit(X, Y, 4, verbose=0)
+    assert model._compiled.heads[0].loss.calls == 1 + 6
+
+
 def test_losses_that_only_fit_the_batch_are_means():
     net = ByHand()
 
