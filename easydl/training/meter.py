@@ -19,6 +19,7 @@ from easydl.training.heads import Head
 
 EVERY = 1024  # batches between two updates of the sums: metrics cost one call for all of them
 CACHED = 131_072  # outputs and targets kept back for a CPU's metrics: its cache has them still
+TOGETHER = 16  # outputs joined while the cache has them: a thousand tensors are slow to find again
 LARGEST = 4_000_000  # outputs and targets kept back elsewhere
 PLAIN = (type(None), bool, int, float, str, float64)
 FUNCTIONS = (FunctionType, BuiltinFunctionType, partial, type, nn.Module)
@@ -50,12 +51,17 @@ class Meter:
 
     def reset(self) -> None:
         self._parts: list[tuple[dict[str, Any], int]] = []
-        self._pending: list[tuple[Any, Any, Any]] = []
-        self._pending_size = 0
+        self._forget_outputs()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor | float] = {}
         for _, metric in self.named_metrics:
             metric.reset()
+
+    def _forget_outputs(self) -> None:
+        self._outputs: list[Any] = []  # of a batch, or of some that were joined
+        self._targets: list[Any] = []
+        self._weights: list[Tensor | None] = []
+        self._size = self._apart = 0  # numbers in them; batches since outputs were last joined
 
     def add(
         self, parts: dict[str, Tensor], rows: int, outputs: Any, y: Any, w: Tensor | None
@@ -69,37 +75,43 @@ class Meter:
         values = {name: v.item() if free else v.detach() for name, v in parts.items()}
         self._parts.append((values, rows))
         if self.named_metrics:
-            # Told apart here: most are tensors, and every call counts.
-            single = isinstance(outputs, Tensor)
-            kept = outputs.detach() if single else map_tree(Tensor.detach, outputs)
-            self._pending_size += size_of(kept) + size_of(y)
-            self._pending.append((kept, y, w))
-        elif self._by_target:
-            self._pending_size += size_of(y)
-            self._pending.append((None, y, None))  # a later batch may be the first to be weighted
-        if len(self._parts) >= EVERY or self._pending_size >= LARGEST:
+            if isinstance(outputs, Tensor):  # most are, and every call counts
+                kept = outputs.detach()
+                self._size += kept.numel()
+                self._apart += 1
+            else:
+                kept = map_tree(Tensor.detach, outputs)
+                self._size += size_of(kept)
+            self._outputs.append(kept)
+            self._weights.append(w)
+            if self._apart == TOGETHER:
+                self._outputs[-TOGETHER:] = [torch.cat(self._outputs[-TOGETHER:])]
+                self._apart = 0
+        if self.named_metrics or self._by_target:
+            self._targets.append(y)  # unweighted where only losses count: those batches differ
+            self._size += y.numel() if isinstance(y, Tensor) else size_of(y)
+        if len(self._parts) >= EVERY or self._size >= LARGEST:
             self.flush()
-        elif self._pending_size >= CACHED and free and not self._by_target:
+        elif self._size >= CACHED and free and not self._by_target:
             self._update_metrics()
 
     def flush(self) -> None:
         """Bring the sums up to date; waits for the device only to leave out ignored targets."""
         if self._parts:
             self._add_losses()
-        if self._pending and self.named_metrics:
+        if self._outputs:
             self._update_metrics()
-        self._parts, self._pending, self._pending_size = [], [], 0
+        self._parts = []
+        self._forget_outputs()
 
     def peek(self) -> dict[str, float]:
         """Means so far, without a trace: sums cut where somebody looked would round otherwise."""
-        kept = (
-            self._parts, self._pending, self._pending_size, dict(self._sums), dict(self._counts)
-        )  # fmt: skip
+        kept = vars(self) | {"_sums": dict(self._sums), "_counts": dict(self._counts)}
         gathered = set_aside(self.heads)
         try:
             return self.read()
         finally:
-            self._parts, self._pending, self._pending_size, self._sums, self._counts = kept
+            vars(self).update(kept)
             take_back(gathered)
 
     def can_be_saved(self, device: torch.device) -> bool:
@@ -120,15 +132,18 @@ class Meter:
             "counts": self._counts,
             "metrics": [copied(sums_of(metric)) for _, metric in self.named_metrics],
             "parts": self._parts,
-            "pending": self._pending,
+            "outputs": self._outputs,
+            "targets": self._targets,
+            "weights": self._weights,
         }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from what ``state_dict`` gave, with the sums on ``device``."""
         state = on_device(state, device)
         self._sums, self._counts = state["sums"], state["counts"]
-        self._parts, self._pending = state["parts"], state["pending"]
-        self._pending_size = sum(size_of(outputs) + size_of(y) for outputs, y, _ in self._pending)
+        self._parts, self._weights = state["parts"], state["weights"]
+        self._outputs, self._targets = state["outputs"], state["targets"]
+        self._size = sum(map(size_of, self._outputs + self._targets))
         for (_, metric), sums in zip(self.named_metrics, state["metrics"]):
             vars(metric).update(sums)
 
@@ -164,7 +179,7 @@ class Meter:
         """How much each batch's mean counts: its rows, or what its loss divided by."""
         for index, head in enumerate(self.heads):
             if head.counts_by_target and name == (f"{head.name}_loss" if head.name else "loss"):
-                found = [denominator(head.loss, leaves(y)[index]) for _, y, _ in self._pending]
+                found = [denominator(head.loss, leaves(y)[index]) for y in self._targets]
                 if None not in found:
                     return torch.stack(found).to(values)  # type: ignore[arg-type]
         return torch.tensor([rows for _, rows in self._parts], dtype=values.dtype).to(values)
@@ -179,10 +194,10 @@ class Meter:
             for index, head in enumerate(self.heads):
                 if not head.metrics and not head.weighted_metrics:
                     continue
-                outputs, targets, given = zip(*self._pending)
-                predicted = head.measured(joined(outputs, index))
-                labels = head.labels(joined(targets, index))
-                weights = None if given[0] is None else torch.cat(given)
+                predicted = head.measured(joined(self._outputs, index))
+                labels = head.labels(joined(self._targets, index))
+                given = self._weights
+                weights = None if given[0] is None else torch.cat(given)  # type: ignore[arg-type]
                 predicted, labels, weights = head.without_ignored(predicted, labels, weights)
                 if not len(labels):
                     continue
@@ -198,7 +213,7 @@ class Meter:
                             metric.update(*seen, weight)
                         else:
                             metric.state = dict(twin.state)
-        self._pending, self._pending_size = [], 0
+        self._forget_outputs()
 
 
 def check_names(names: list[str]) -> None:
@@ -230,7 +245,7 @@ def counts_of(metric: Metric) -> Any:
     return id(metric)
 
 
-def joined(batches: tuple[Any, ...], index: int) -> Tensor:
+def joined(batches: list[Any], index: int) -> Tensor:
     """A copy of one output's, or one target's, rows of all batches: a metric may write into it."""
     if isinstance(batches[0], Tensor):
         return torch.cat(batches)

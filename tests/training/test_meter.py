@@ -41,18 +41,33 @@ def test_evaluate_equals_sklearn_whatever_the_batches(batch_size):
     assert result["auc"] == pytest.approx(roc_auc_score(Y, p), abs=1e-3)
 
 
+@pytest.mark.parametrize("together", [1, 2, 5, 1000])
 @pytest.mark.parametrize(
     ("every", "cached", "largest"),
     [(1, 9, 10**9), (3, 9, 10**9), (64, 9, 10), (64, 9, 0), (64, 4, 10**9), (3, 0, 10**9)],
 )
 def test_means_do_not_depend_on_when_they_are_brought_up_to_date(
-    monkeypatch, every, cached, largest
+    monkeypatch, every, cached, largest, together
 ):
     expected = binary_model().evaluate(X, Y, batch_size=4, verbose=0)
     monkeypatch.setattr(meter, "EVERY", every)
     monkeypatch.setattr(meter, "CACHED", cached)
     monkeypatch.setattr(meter, "LARGEST", largest)
+    monkeypatch.setattr(meter, "TOGETHER", together)
     assert binary_model().evaluate(X, Y, batch_size=4, verbose=0) == pytest.approx(expected)
+
+
+def test_outputs_that_are_kept_are_joined_in_order_and_without_their_graph(monkeypatch):
+    monkeypatch.setattr(meter, "TOGETHER", 3)
+    model = binary_model()
+    model.evaluate(X, Y, verbose=0)  # settles the heads
+    gathered = meter.Meter(model._compiled.heads)
+    batches = [model(x) for x in X[:80].split(10)]
+    for outputs, y in zip(batches, Y[:80].split(10)):
+        gathered.add({"loss": outputs.sum()}, 10, outputs, y, None)
+    assert [len(outputs) for outputs in gathered._outputs] == [30, 30, 10, 10]
+    assert torch.equal(torch.cat(gathered._outputs), torch.cat(batches))
+    assert not any(outputs.requires_grad for outputs in gathered._outputs)
 
 
 @pytest.mark.parametrize("metrics", [[], ["accuracy"]])
@@ -62,7 +77,7 @@ def test_targets_that_are_kept_count_as_memory_too(monkeypatch, metrics):
 
     def counted(self, *given):
         add(self, *given)
-        kept.append(len(self._pending))
+        kept.append(len(self._targets))
 
     monkeypatch.setattr(meter, "LARGEST", 60)
     monkeypatch.setattr(meter.Meter, "add", counted)
@@ -220,12 +235,12 @@ def test_meter_keeps_no_graph_and_counts_every_output(monkeypatch):
     kept = meter.Meter(model._compiled.heads)
     outputs = model(X)
     kept.add({"loss": outputs[0].sum()}, 333, outputs, (X[:, :1], X[:, 1:]), None)
-    assert kept._pending_size == 333 * 6
-    tensors = [*kept._pending[0][0], *kept._parts[0][0].values()]
+    assert kept._size == 333 * 6
+    tensors = [*kept._outputs[0], *kept._parts[0][0].values()]
     assert not any(tensor.requires_grad for tensor in tensors)
     monkeypatch.setattr(meter, "LARGEST", 333 * 12)
     kept.add({"loss": outputs[0].sum()}, 333, outputs, (X[:, :1], X[:, 1:]), None)
-    assert not kept._pending
+    assert not kept._outputs and not kept._targets
 
 
 def test_a_meter_goes_on_from_what_it_has_gathered():
@@ -250,6 +265,7 @@ def test_a_meter_goes_on_from_what_it_has_gathered():
     expected = whole.read()
     again = meter.Meter(model._compiled.heads)
     again.load_state_dict(state, torch.device("cpu"))
+    assert again._size == 5 * 7 * 2
     add(again, batches[25:])
     assert again.read() == expected
     nested = ({"a": torch.ones(2), "b": [torch.ones(1), 3]}, None)
