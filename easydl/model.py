@@ -44,7 +44,7 @@ from easydl.training.batches import cut_for_a_pass, hold_out, needs_two_rows
 from easydl.training.class_weight import apply_class_weight
 from easydl.training.compiled import Compiled, check_rows
 from easydl.training.loop import batch_hooks, not_finite_message, one_batch, run_epochs
-from easydl.training.network import inputs_or_rows, takes_keywords, try_out
+from easydl.training.network import check_arguments, inputs_or_rows, takes_keywords, try_out
 from easydl.training.products import fast_products
 from easydl.training.step import NotFinite
 from easydl.training.trainable import (
@@ -624,11 +624,15 @@ class Model(nn.Module):
                 hook.on_predict_end({})
 
     def _plain_call(self, x: Any) -> Any:
-        if type(x) is tuple:
-            return self(*x)
-        if type(x) is dict and takes_keywords(self, x):
-            return self(**x)
-        return self(x)
+        try:
+            if type(x) is tuple:
+                return self(*x)
+            if type(x) is dict and takes_keywords(self, x):
+                return self(**x)
+            return self(x)
+        except TypeError as error:
+            check_arguments(self, x, error)
+            raise
 
     @short_traceback
     def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:

@@ -1686,7 +1686,7 @@ NETWORKS = {
     "class_weight for a loss of one's own": (own, fit(class_weight={0: 1}), V, "sample_weight"),
     "a network that takes two inputs": (
         lambda: setup(dl.Model(nn.Bilinear(4, 4, 1)), "mse", None, None),
-        fit(), V, "forward takes input1, input2", "a tuple in this order",
+        fit(), V, "its forward takes, input1, input2", "a tuple in this order",
     ),
     "a layer inside that takes two inputs": (
         lambda: setup(dl.Model(nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 1))), "mse", None,
@@ -1695,7 +1695,7 @@ NETWORKS = {
     ),
     "a network whose inputs go by other names": (
         lambda: setup(dl.Model(nn.Bilinear(4, 4, 1)), "mse", None, None),
-        fit({"input1": X, "input3": X}), V, "forward takes input1, input2", "keys",
+        fit({"input1": X, "input3": X}), V, "its forward takes, input1, input2", "keys",
     ),
     "a loss of one's own with a text among its parts": (
         lambda: own(lambda loss, o: (loss, o, {"beta": "much"})), fit(), T, "beta", "number",

@@ -573,9 +573,18 @@ def test_a_dict_is_read_by_the_names_that_forward_takes():
         model = dl.Model(network)
         expected = model.predict(inputs)
         model.compile("sgd", "mse")
+        wanted = r"expected what its forward takes, a, b(, \*\*more)?: .* dict with these keys"
         for odd in ({"a": X}, {"a": X, "bb": X}):
-            with pytest.raises(ValueError, match=r"Its forward takes a, b.* dict with these keys"):
+            with pytest.raises(ValueError, match=wanted):
                 model.fit(odd, NUMBERS, verbose=0)
+        y = np.zeros_like(expected)
+        model.fit(inputs, y, verbose=0)
+        for odd in ({"a": X}, {"a": X, "bb": X}, X, (X,), (X, X, X)):
+            for verb in (model.predict, lambda x: model.evaluate(x, y, verbose=0)):  # noqa: B023
+                with pytest.raises(ValueError, match=wanted):
+                    verb(odd)
+        model = dl.Model(network)
+    expected = model.predict(inputs)
     assert np.array_equal(model.predict(inputs | {"id": X}), expected)
     model = dl.Model(AndMore())
     expected = model(torch.tensor(X), b=torch.tensor(X[:, :2])).detach()

@@ -58,7 +58,8 @@ def ready_weights(given: Tensor) -> Tensor:
         )
     if weights.numel() and float(weights.min()) < 0:
         raise ValueError(
-            f"sample_weight has the value {float(weights.min()):g}; expected numbers ≥ 0."
+            f"sample_weight has the value {float(weights.min()):g}; expected numbers ≥ 0. (A "
+            "Dataset's third part is the weight; several inputs stand in a tuple: ((a, b), y).)"
         )
     return weights.reshape(-1)
 

@@ -60,17 +60,10 @@ def try_out(model: Model, x: Tree) -> Any:
     except (RuntimeError, IndexError, TypeError) as error:
         if isinstance(error, NotImplementedError) or is_dead_worker(error):
             raise
-        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
         where = f" It failed in layer {trail[-1]}." if trail else ""
-        forward = forward_of(model)
-        if str(error).startswith(f"{getattr(forward, '__qualname__', '')}() missing"):
-            where = (
-                f" Its forward takes {listed(inspect.signature(forward).parameters)}: write a "
-                "tuple in this order, or a dict with these keys."
-            )
         raise ValueError(
-            f"the network was given rows of shape {shapes}; expected what it is made for.{where} "
-            "torch says: "
+            f"the network was given rows of shape {kinds_of(x)}; expected what it is made for."
+            f"{where} torch says: "
             f"{str(error).splitlines()[0][:260] if str(error) else type(error).__name__}"
         ) from error
     finally:
@@ -83,6 +76,11 @@ def try_out(model: Model, x: Tree) -> Any:
             "them alone: begin its forward by x = x.clone(), or write inplace=False."
         )
     return outputs
+
+
+def kinds_of(x: Tree) -> str:
+    """``(2, 3) torch.float32`` and so on, for messages."""
+    return ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(x))
 
 
 def forward_of(model: Any) -> Any:
@@ -105,6 +103,20 @@ def arguments_of(model: Model) -> list[inspect.Parameter]:
     except ValueError:
         return []
     return [p for p in takes if p.name != "logits" or p.default is not False]
+
+
+def check_arguments(model: Model, x: Any, error: TypeError) -> None:
+    """Say which inputs ``forward`` takes, where Python refused to call it with those of ``x``."""
+    name = getattr(forward_of(model), "__qualname__", "")
+    if not name or not str(error).startswith(f"{name}() "):
+        return
+    keys = f" under the keys {listed(x)}" if isinstance(x, dict) else ""
+    takes = listed(p.replace(annotation=p.empty) for p in arguments_of(model))
+    raise ValueError(
+        f"the network was given rows of shape {kinds_of(x)}{keys}; expected what its forward "
+        f"takes, {takes}: write a tuple in this order, or a dict with these keys. Python says: "
+        f"{error}"
+    ) from error
 
 
 def takes_keywords(model: Model, x: dict) -> bool:
