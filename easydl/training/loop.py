@@ -81,7 +81,8 @@ def run_epochs(
                             hook(batch, {})
                         if batch == first:
                             x, y, w = copy_of(x, y, w)
-                        watched = state.strict and (batch == first or not learning)
+                        theirs = not (learning and source.shuffle)  # else the rows are copies
+                        watched = state.strict and (batch == first or theirs)
                         before = versions((x, y)) if watched else None
                         parts, outputs = step(model, x, y, w)
                         if before is not None:

@@ -363,6 +363,27 @@ def test_what_writes_into_the_data_is_refused_and_they_stay(layer, loss, options
     assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
 
 
+@pytest.mark.parametrize("verb", ["fit", "evaluate"])
+def test_a_write_into_a_later_batch_of_the_users_own_rows_is_refused(verb):
+    class Late(nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x.add_(1.0) if self.calls == 4 else x)
+
+    x, y, network = torch.zeros(12, 3), torch.randn(12, 1), Late(3, 1)
+    model = dl.Model(network)
+    model.compile("sgd", "mse")
+    model.evaluate(x, y, verbose=0)  # the model is known
+    network.calls = 1
+    options = {"shuffle": False} if verb == "fit" else {}
+    with pytest.raises(ValueError, match=r"changes its inputs in place.*\.clone\(\)"):
+        getattr(model, verb)(x, y, 4, verbose=0, **options)
+    network.calls = 1
+    model.fit(x, y, 4, verbose=0)  # shuffled rows are copies
+
+
 def test_tensors_of_inference_mode_are_data_like_any_other():
     with torch.inference_mode():
         x, y = torch.randn(12, 3), torch.randn(12, 1)
