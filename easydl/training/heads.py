@@ -439,18 +439,24 @@ class Head:
 
     @torch.no_grad()
     def try_thrice(self, output: Tensor, y: Tensor) -> None:
-        """See whether a plain function is the sum over a batch: it grows with the rows.
+        """See whether a loss of the user's own is the sum over a batch: it grows with the rows.
 
-        One that is 0, or fails for more rows, is taken for a mean, as most are.
+        Asked are plain functions, and copies of modules without weights. A loss that is 0, or fails
+        for more rows, is taken for a mean, as most are.
         """
-        if not inspect.isfunction(self.loss) or losses.reduction_of(self.loss) is not None:
+        given = self.loss
+        weightless = isinstance(given, nn.Module) and not given.state_dict()
+        if losses.reduction_of(given) is not None or not (inspect.isfunction(given) or weightless):
             return
         try:
+            self.loss = copy.deepcopy(given)  # which may count its calls
             once, twice, thrice = (
                 self.compute(torch.cat([output] * n), torch.cat([y] * n), None) for n in (1, 2, 3)
             )
         except Exception:
             return
+        finally:
+            self.loss = given
         grows = torch.isclose(torch.stack([twice, thrice]), torch.stack([2 * once, 3 * once]), 1e-3)
         self.sums = bool(once != 0) and bool(grows.all())
 

@@ -52,9 +52,15 @@ def test_a_loss_that_is_a_sum_is_evaluated_in_batches_of_the_usual_size():
     assert logs["val_loss"] == [pytest.approx(total / 2)]  # of 48, as the loss beside it
 
 
+class Adds(nn.Module):
+    def forward(self, y_pred, y_true):
+        return ((y_pred - y_true) ** 2).sum()
+
+
 @pytest.mark.parametrize(
     "loss",
     [
+        Adds(),
         functools.partial(F.mse_loss, reduction="sum"),
         lambda y_pred, y_true: ((y_pred - y_true) ** 2).sum(),
         lambda y_pred, y_true: ((y_pred - y_true) ** 2).mean(0).sum(),
