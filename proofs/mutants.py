@@ -39,7 +39,10 @@ TESTS = {
     "training/meter.py": ["training/test_meter.py", "training/test_loop.py", *PLAIN],
     "training/fused.py": ["training/test_fused.py", *PLAIN],
     "losses.py": ["test_losses.py", "training/test_step.py", "training/test_meter.py"],
-    "metrics.py": ["test_metrics.py", "training/test_meter.py"],
+    "metrics/base.py": ["metrics", "training/test_meter.py"],
+    "metrics/classification.py": ["metrics", "training/test_meter.py"],
+    "metrics/regression.py": ["metrics", "training/test_meter.py"],
+    "metrics/area.py": ["metrics", "training/test_meter.py"],
 }
 FLIPS = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,

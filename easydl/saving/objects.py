@@ -83,7 +83,7 @@ def table() -> dict[str, Any]:
     rooms = (constraints, initializers, losses, metrics, optimizers, regularizers, schedules)
     for room in rooms:
         for name, value in vars(room).items():
-            own = getattr(value, "__module__", None) == room.__name__
+            own = str(getattr(value, "__module__", "")).startswith(room.__name__)
             if own and isinstance(value, type) and value.__name__ == name and name[0] != "_":
                 found[f"{room.__name__.removeprefix('easydl.')}.{name}"] = value
     for name in ["FromTorch", "Optimizer", "Ready"]:

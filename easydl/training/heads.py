@@ -608,7 +608,8 @@ class Head:
 def ranks_only(metric: Metric) -> bool:
     """Whether a softmax changes nothing for it; a subclass says so itself or sees probabilities."""
     kind = type(metric)
-    return metric.by_rank and (kind.__module__ == Metric.__module__ or "by_rank" in vars(kind))
+    own = kind.__module__.startswith("easydl.metrics.")
+    return metric.by_rank and (own or "by_rank" in vars(kind))
 
 
 def _choose_form(loss: Any, ending: str | None, activation: nn.Module | None) -> Any:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from easydl.data.convert import leaves, map_tree
 from easydl.losses import denominator, is_index_loss
-from easydl.metrics import F1Score, FunctionMetric, Metric, Precision, Recall, _counts_by_itself
+from easydl.metrics import F1Score, FunctionMetric, Metric, Precision, Recall
+from easydl.metrics.base import counts_by_itself
 from easydl.training.heads import Head
 
 EVERY = 1024  # batches between two updates of the sums: metrics cost one call for all of them
@@ -235,7 +236,8 @@ def size_of(tree: Any) -> int:
 
 def is_own(metric: Metric) -> bool:
     """Whether easydl's own code counts."""
-    return type(metric).__module__ == Metric.__module__ and not isinstance(metric, FunctionMetric)
+    own = type(metric).__module__.startswith("easydl.metrics.")
+    return own and not isinstance(metric, FunctionMetric)
 
 
 def counts_of(metric: Metric) -> Any:
@@ -258,7 +260,7 @@ def sums_of(metric: Metric) -> dict[str, Any]:
         name: value
         for name, value in vars(metric).items()
         if not (name == "function" and isinstance(metric, FunctionMetric))
-        and (_counts_by_itself(value) or not isinstance(value, FUNCTIONS))
+        and (counts_by_itself(value) or not isinstance(value, FUNCTIONS))
     }
 
 
@@ -287,7 +289,7 @@ def set_aside(heads: list[Head]) -> list[tuple[Metric, dict[str, Any]]]:
 
 def copied(value: Any) -> Any:
     """A copy of what sums can be in; functions and networks as they are."""
-    if type(value) in PLAIN or (isinstance(value, FUNCTIONS) and not _counts_by_itself(value)):
+    if type(value) in PLAIN or (isinstance(value, FUNCTIONS) and not counts_by_itself(value)):
         return value
     if isinstance(value, Tensor):
         return value.clone()
