@@ -630,7 +630,7 @@ class Model(nn.Module):
             if type(x) is dict and takes_keywords(self, x):
                 return self(**x)
             return self(x)
-        except TypeError as error:
+        except (TypeError, KeyError) as error:
             check_arguments(self, x, error)
             raise
 

@@ -535,6 +535,11 @@ def test_a_list_of_batches_may_hold_several_inputs():
         assert equal(model, expected) and found == loss
 
 
+class OtherKey(DictInput):
+    def forward(self, inputs):
+        return {}["a"] if len(inputs) == 2 else super().forward(inputs)
+
+
 class Named(TwoInputs):
     def forward(self, a, b, **more):
         return super().forward(a, b)
@@ -586,6 +591,18 @@ def test_a_dict_is_read_by_the_names_that_forward_takes():
         model = dl.Model(network)
     expected = model.predict(inputs)
     assert np.array_equal(model.predict(inputs | {"id": X}), expected)
+    reads = dl.Model(DictInput())
+    reads.compile("sgd", "mse")
+    wanted = r"under the keys a, bb; expected the key 'b', which its forward reads"
+    for _ in range(2):
+        for verb in (reads.fit, reads.evaluate):
+            with pytest.raises(ValueError, match=wanted):
+                verb({"a": X, "bb": X}, np.zeros((len(X), 2)), verbose=0)
+        with pytest.raises(ValueError, match=wanted):
+            reads.predict({"a": X, "bb": X})
+        reads.fit(inputs, np.zeros((len(X), 2)), verbose=0)
+    with pytest.raises(KeyError, match="'a'"):  # another dict's
+        dl.Model(OtherKey()).predict(inputs)
     model = dl.Model(AndMore())
     expected = model(torch.tensor(X), b=torch.tensor(X[:, :2])).detach()
     np.testing.assert_allclose(model.predict(inputs), expected, rtol=1e-5, atol=1e-6)

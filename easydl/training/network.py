@@ -105,17 +105,24 @@ def arguments_of(model: Model) -> list[inspect.Parameter]:
     return [p for p in takes if p.name != "logits" or p.default is not False]
 
 
-def check_arguments(model: Model, x: Any, error: TypeError) -> None:
-    """Say which inputs ``forward`` takes, where Python refused to call it with those of ``x``."""
-    name = getattr(forward_of(model), "__qualname__", "")
-    if not name or not str(error).startswith(f"{name}() "):
-        return
+def check_arguments(model: Model, x: Any, error: TypeError | KeyError) -> None:
+    """Say which inputs ``forward`` takes, where it was refused those of ``x``, or misses a key."""
     keys = f" under the keys {listed(x)}" if isinstance(x, dict) else ""
-    takes = listed(p.replace(annotation=p.empty) for p in arguments_of(model))
+    if isinstance(error, KeyError):
+        if not keys or len(error.args) != 1 or error.args[0] in x:
+            return
+        expected = f"the key {error}, which its forward reads."
+    else:
+        name = getattr(forward_of(model), "__qualname__", "")
+        if not name or not str(error).startswith(f"{name}() "):
+            return
+        takes = listed(p.replace(annotation=p.empty) for p in arguments_of(model))
+        expected = (
+            f"what its forward takes, {takes}: write a tuple in this order, or a dict with these "
+            f"keys. Python says: {error}"
+        )
     raise ValueError(
-        f"the network was given rows of shape {kinds_of(x)}{keys}; expected what its forward "
-        f"takes, {takes}: write a tuple in this order, or a dict with these keys. Python says: "
-        f"{error}"
+        f"the network was given rows of shape {kinds_of(x)}{keys}; expected {expected}"
     ) from error
 
 
