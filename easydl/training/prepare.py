@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from easydl.callbacks.monitor import check_monitors as check_monitored_names
 from easydl.data import Arrays, Stream
-from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree, rows_of
+from easydl.data.convert import Tree, cast_inputs, check_finite, leaves, map_tree, rows_of, versions
 from easydl.data.parquet import ParquetStream
 from easydl.data.read import Batch, ready_weights
 from easydl.data.rows import Rows, ready_leaf
@@ -280,6 +280,8 @@ def rehearse(model: Model, source: Source) -> None:
         assert source.prepare is not None
         batch = source.prepare(batch)
     x, y, w = map_tree(lambda t: t.to(state.device, copy=True), batch)
+    made: list[tuple[Tree, list[int]]] = []  # the network's outputs before the loss has them
+    hook = model.register_forward_hook(lambda _, x, tree: made.append((tree, versions(tree))))
     with without_trace(model), state.autocast:
         try:
             loss, outputs, *parts = model.compute_loss(x, y, w)
@@ -292,6 +294,14 @@ def rehearse(model: Model, source: Source) -> None:
                 f"{type(error).__name__}: {str(error)[:250]}. Expected a function "
                 "(y_pred, y_true) -> tensor, as every torch loss of two arguments is."
             ) from error
+        finally:
+            hook.remove()
+        written = any(versions(tree) != before for tree, before in made)
+        if written and state.strict and (state.metrics or state.weighted_metrics):
+            raise ValueError(
+                "the loss changes y_pred in place, which the metrics see after it; expected it to "
+                "leave y_pred alone: begin by y_pred = y_pred.clone()."
+            )
         for head, output, target in zip(state.heads, leaves(outputs), leaves(y)):
             head.read_graph(loss, output)
             head.try_thrice(output, target)

@@ -132,3 +132,32 @@ def test_pictures_with_the_channels_last_are_turned_round_for_a_built_model_too(
     model = dl.Sequential([dl.Conv2D(2, 3, input_shape=(3, 8, 9))])
     with pytest.raises(ValueError, match=r"np\.moveaxis\(x, -1, 1\)"):
         model.predict(np.zeros((2, 8, 9, 3)))
+
+
+def subtracting(y_pred, y_true):
+    y_pred -= y_true
+    return y_pred.square().mean()
+
+
+class Shifted(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).add_(1.0)
+
+
+@pytest.mark.parametrize("form", [lambda p: p, lambda p: (p, p * 2), lambda p: {"a": p}])
+def test_a_loss_that_writes_into_what_metrics_see_is_refused(form):
+    class Net(Shifted):
+        def forward(self, x):
+            return form(super().forward(x))
+
+    def trained(loss, metrics):
+        model = dl.Model(Net(4, 1))
+        y = torch.zeros(9, 1)
+        targets = form(y) if not isinstance(form(y), dict) else {"a": y}
+        model.compile("sgd", loss, metrics=metrics)
+        return model.fit(torch.ones(9, 4), targets, verbose=0).history
+
+    with pytest.raises(ValueError, match=r"changes y_pred in place.* y_pred.clone\(\)"):
+        trained(subtracting, ["mae"])
+    assert len(trained("mse", ["mae"])["loss"]) == 1
+    assert len(trained(subtracting, None)["loss"]) == 1  # nobody looks
