@@ -604,8 +604,13 @@ class Model(nn.Module):
                         begin_hook(batch, {})
                     products = products or fast_products(self, rows_of(x))
                     before = versions(x)
-                    with products:
-                        outputs = self._plain_call(x) if function is None else function(x)
+                    try:
+                        with products:
+                            outputs = self._plain_call(x) if function is None else function(x)
+                    except (RuntimeError, IndexError):
+                        if function is None and self._is_strict:
+                            self.try_out(map_tree(lambda rows: rows[:2], x))  # tells where
+                        raise
                     if not changes and versions(x) != before:
                         if batch > 0 and self._is_strict:  # not a copy
                             raise ValueError(

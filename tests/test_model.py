@@ -1390,3 +1390,29 @@ def test_arrays_of_the_same_kind_are_looked_at_once(monkeypatch):
     assert model.predict(torch.ones(4, 3)).shape == (4, 1) and len(looked) == 1
     model.double()
     assert model.predict(torch.ones(4, 3)).dtype == "float32" and len(looked) == 2
+
+
+@pytest.mark.parametrize("x", [X[:, :1], (X[:, :3], X[:, :2]), {"a": X, "b": X}])
+def test_predict_tells_where_rows_of_another_shape_do_not_fit(x):
+    model = dl.Model(nn.Linear(4, 2) if isinstance(x, np.ndarray) else TwoInputs())
+    right = X if isinstance(x, np.ndarray) else (X, X[:, :2])
+    model.compile("sgd", "mse")
+    model.fit(right, np.zeros((len(X), 2)), verbose=0)
+    wanted = r"the network was given rows of shape .*expected what it is made for\. It failed in"
+    with pytest.raises(ValueError, match=wanted):
+        model.predict(x)
+
+
+@pytest.mark.filterwarnings("ignore:predict was called before")
+def test_an_error_of_some_batches_alone_passes_through_predict_as_it_is():
+    class Once(nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls == 2:
+                raise RuntimeError("out of luck")
+            return super().forward(x)
+
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
+        dl.Model(Once(4, 1)).predict(X, batch_size=2)
